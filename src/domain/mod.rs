@@ -1,0 +1,11 @@
+//! The rules of Tollgate: pure functions over plain data.
+//!
+//! Nothing here knows the platform, waits, reads a clock or draws a random number; time ([`time::UnixMillis`]) and
+//! randomness are arguments. A rule that needs an `await` to be tested is in the wrong room.
+
+pub mod id;
+pub mod limit;
+pub mod name;
+pub mod path;
+pub mod route;
+pub mod time;

@@ -1,0 +1,1 @@
+//! The shapes that cross a border: parsed once, then trusted.
