@@ -3,9 +3,14 @@
 //! Nothing here knows the platform, waits, reads a clock or draws a random number; time ([`time::UnixMillis`]) and
 //! randomness are arguments. A rule that needs an `await` to be tested is in the wrong room.
 
+pub mod api_key;
+pub mod document;
 pub mod id;
+pub mod job;
 pub mod limit;
 pub mod name;
+pub mod outbox;
 pub mod path;
+pub mod period;
 pub mod route;
 pub mod time;

@@ -1,1 +1,3 @@
 //! The shapes that cross a border: parsed once, then trusted.
+pub mod jws;
+pub mod sql;

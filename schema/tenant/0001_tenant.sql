@@ -1,0 +1,47 @@
+-- The tenant object's own SQLite. Four jobs, each with tables of its own, in one database so that admitting and recording
+-- are one transaction. Statements that are run again at every start, so each says IF NOT EXISTS.
+
+-- Publisher: the newest content of each document this object owns. `put_serial` is what KV was last given.
+CREATE TABLE IF NOT EXISTS document (
+  name       TEXT PRIMARY KEY,
+  serial     INTEGER NOT NULL,
+  body       TEXT NOT NULL,
+  signed     TEXT NOT NULL,
+  signed_ms  INTEGER NOT NULL,
+  pending    INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Limiter: the rows of src/domain/limit/table.rs, in the form they have there.
+CREATE TABLE IF NOT EXISTS limiter (
+  kind TEXT NOT NULL,
+  id   TEXT NOT NULL,
+  body TEXT NOT NULL,
+  PRIMARY KEY (kind, id)
+) WITHOUT ROWID;
+
+-- Outbox: events on their way to the ledger. A row leaves by the sequence number that the ledger confirmed.
+CREATE TABLE IF NOT EXISTS outbox (
+  seq      INTEGER PRIMARY KEY AUTOINCREMENT,
+  source   TEXT NOT NULL,
+  event_id TEXT NOT NULL,
+  body     TEXT NOT NULL,
+  refusals INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (source, event_id)
+);
+
+-- What the ledger will never take, or holds otherwise: kept for a person to look at.
+CREATE TABLE IF NOT EXISTS quarantine (
+  seq      INTEGER PRIMARY KEY,
+  source   TEXT NOT NULL,
+  event_id TEXT NOT NULL,
+  body     TEXT NOT NULL,
+  reason   TEXT NOT NULL,
+  at_ms    INTEGER NOT NULL
+);
+
+-- When each job runs next. The platform has one alarm for an object; this is what it serves.
+CREATE TABLE IF NOT EXISTS job (
+  name     TEXT PRIMARY KEY,
+  due_ms   INTEGER NOT NULL,
+  failures INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;

@@ -1,0 +1,169 @@
+//! Tenants: who is signed up, on which plan, with which exceptions, and under whom.
+//!
+//! Invariant: a tenant's document names itself and its ancestors, nearest first, and nothing of any other tenant.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::api_key::{KeyHash, Mode};
+use super::feature::Override;
+use super::id::{KeyId, TenantId};
+use super::name::{FeatureName, LimitName, PlanName, Scope, ShardName};
+use super::plan::Amount;
+use super::time::UnixMillis;
+
+/// What a tenant's document says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenant {
+    /// Who it is.
+    pub tenant: TenantId,
+    /// Its standing.
+    pub status: Status,
+    /// Where its rows are.
+    pub shard: ShardName,
+    /// What it holds and what is its own.
+    #[serde(flatten)]
+    pub level: Level,
+    /// How it stands to each limit of its ancestors; where nothing is said, it shares.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub relations: BTreeMap<LimitName, Relation>,
+    /// Its API keys.
+    #[serde(default)]
+    pub keys: Vec<KeyRecord>,
+    /// Its ancestors, the parent first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// What one tenant in a chain holds and has of its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Level {
+    /// Its hold on a plan; a team without one lives on its parent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<Subscription>,
+    /// Its own values for features.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub overrides: BTreeMap<FeatureName, Override>,
+    /// Its own values for limits of its plan.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<LimitName, LimitOverride>,
+    /// What its children carved out of its limits, added up.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub carved: BTreeMap<LimitName, Amount>,
+}
+
+/// An ancestor, as its descendant's document shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// Who it is.
+    pub tenant: TenantId,
+    /// Its standing: a suspended organisation's teams are suspended with it.
+    pub status: Status,
+    /// What it holds and what is its own.
+    #[serde(flatten)]
+    pub level: Level,
+    /// How it stands itself to each limit of its own ancestors.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub relations: BTreeMap<LimitName, Relation>,
+}
+
+/// A tenant's standing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Trying it out; the gate treats it as active.
+    Trial,
+    /// In good standing.
+    Active,
+    /// Owes something, within grace; the gate treats it as active.
+    PastDue,
+    /// Every request is refused.
+    Suspended,
+    /// Gone; every request is refused.
+    Closed,
+}
+
+impl Status {
+    /// Every standing.
+    pub const ALL: [Self; 5] = [Self::Trial, Self::Active, Self::PastDue, Self::Suspended, Self::Closed];
+
+    /// Its name in JSON and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Trial => "trial",
+            Self::Active => "active",
+            Self::PastDue => "past_due",
+            Self::Suspended => "suspended",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// Whether requests of such a tenant may be admitted at all.
+    #[must_use]
+    pub const fn serves(self) -> bool {
+        match self {
+            Self::Trial | Self::Active | Self::PastDue => true,
+            Self::Suspended | Self::Closed => false,
+        }
+    }
+}
+
+/// A tenant's hold on a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subscription {
+    /// Which plan.
+    pub plan: PlanName,
+    /// A version to stay on; the plan's current one where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// An instant at which a usage period begins.
+    pub anchor: UnixMillis,
+}
+
+/// A tenant's own value for a limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitOverride {
+    /// What holds in place of the plan's amount.
+    pub amount: Amount,
+    /// The first instant at which it holds no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixMillis>,
+}
+
+/// How a tenant stands to a limit of an ancestor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Relation {
+    /// It draws on the ancestor's limit with everyone else.
+    Share,
+    /// It draws on the ancestor's limit, and never more than this.
+    Cap(Amount),
+    /// This part of the ancestor's limit is its own, and the ancestor's is the smaller for it.
+    Carve(Amount),
+}
+
+/// An API key, as its tenant's document lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRecord {
+    /// Its public part.
+    pub id: KeyId,
+    /// What its text must hash to.
+    pub hash: KeyHash,
+    /// Live or test.
+    pub mode: Mode,
+    /// What it may be used for; anything where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<Scope>,
+    /// The first instant at which it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixMillis>,
+    /// Whether it was taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoked: bool,
+}

@@ -1,0 +1,81 @@
+//! What the deployment says: secrets and switches, parsed once per isolate.
+//!
+//! Invariant: no secret leaves this value except as a keyed state, and none of it is read per request.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use worker::{Env, Error, Result};
+
+use crate::domain::api_key::KeyRing;
+use crate::wire::headers::OriginSigner;
+use crate::wire::jws::DocumentRing;
+
+/// The parsed configuration.
+pub(crate) struct Config {
+    /// Signs and verifies documents.
+    pub(crate) documents: DocumentRing,
+    /// Makes and verifies API keys.
+    pub(crate) api_keys: KeyRing,
+    /// Signs what the origin is told about a request.
+    pub(crate) origin: OriginSigner,
+    /// Whether jurisdictions are the platform's own, or (on one machine) only a part of each object's name.
+    pub(crate) jurisdictions: Jurisdictions,
+    /// Scheme and host of the API, for the `type` of problems.
+    pub(crate) base_url: String,
+}
+
+/// How a tenant object is kept in its jurisdiction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Jurisdictions {
+    /// By the platform.
+    Platform,
+    /// By name alone: workerd on one machine has no jurisdictions.
+    Names,
+}
+
+impl Config {
+    /// Reads the bindings `DOCUMENT_KEYS`, `API_KEY_KEYS`, `ORIGIN_KEY`, `JURISDICTIONS` and `BASE_URL`.
+    ///
+    /// # Errors
+    /// Names the binding that is missing or malformed; never its value.
+    pub(crate) fn read(env: &Env) -> Result<Self> {
+        let document_keys = secrets(env, "DOCUMENT_KEYS")?;
+        let documents = document_keys
+            .iter()
+            .map(|(id, secret)| Ok((id.as_deref().ok_or_else(|| unusable("DOCUMENT_KEYS"))?, secret.as_slice())))
+            .collect::<Result<Vec<_>>>()?;
+        let api_keys = secrets(env, "API_KEY_KEYS")?;
+        let origin = secrets(env, "ORIGIN_KEY")?;
+        let origin = origin.first().map(|(_, secret)| secret.as_slice()).ok_or_else(|| unusable("ORIGIN_KEY"))?;
+        Ok(Self {
+            documents: DocumentRing::new(documents).map_err(|_| unusable("DOCUMENT_KEYS"))?,
+            api_keys: KeyRing::new(api_keys.iter().map(|(_, secret)| secret.as_slice()))
+                .map_err(|_| unusable("API_KEY_KEYS"))?,
+            origin: OriginSigner::new(origin).map_err(|_| unusable("ORIGIN_KEY"))?,
+            jurisdictions: match env.var("JURISDICTIONS")?.to_string().as_str() {
+                "platform" => Jurisdictions::Platform,
+                "names" => Jurisdictions::Names,
+                _ => return Err(unusable("JURISDICTIONS")),
+            },
+            base_url: env.var("BASE_URL")?.to_string(),
+        })
+    }
+}
+
+/// A binding's secrets, newest first: `id:base64,id:base64`, the id optional.
+fn secrets(env: &Env, binding: &str) -> Result<Vec<(Option<String>, Vec<u8>)>> {
+    env.secret(binding)
+        .map_err(|_| unusable(binding))?
+        .to_string()
+        .split(',')
+        .map(|entry| {
+            let (id, text) = entry.trim().split_once(':').map_or((None, entry.trim()), |(id, text)| (Some(id), text));
+            let secret = STANDARD.decode(text).map_err(|_| unusable(binding))?;
+            Ok((id.map(str::to_owned), secret))
+        })
+        .collect()
+}
+
+fn unusable(binding: &str) -> Error {
+    Error::RustError(format!("binding {binding} is missing or malformed (README, \"Deploy\")"))
+}
