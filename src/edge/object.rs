@@ -1,0 +1,98 @@
+//! Calls to Durable Objects: which object, one message, one answer.
+//!
+//! Invariant: a tenant's object is found from the tenant's id alone, and the jurisdiction is applied in this one place.
+
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use wasm_bindgen::prelude::*;
+use worker::Env;
+
+use super::config::{Config, Jurisdictions};
+use crate::domain::id::{Jurisdiction, TenantId};
+use crate::wire::object::{AskTenant, ToCatalog, ToTenant};
+
+#[wasm_bindgen]
+extern "C" {
+    type Namespace;
+    #[wasm_bindgen(method, catch, js_name = getByName)]
+    fn get_by_name(this: &Namespace, name: &str) -> Result<Stub, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    fn jurisdiction(this: &Namespace, name: &str) -> Result<Namespace, JsValue>;
+
+    type Stub;
+    #[wasm_bindgen(method, catch)]
+    async fn call(this: &Stub, message: &str) -> Result<JsValue, JsValue>;
+}
+
+/// Why an object gave no answer.
+#[derive(Debug)]
+pub(crate) struct Unreachable {
+    /// For the log.
+    pub(crate) message: String,
+    /// The object has more to do than it can: asking again would add to it.
+    pub(crate) overloaded: bool,
+}
+
+impl Unreachable {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), overloaded: false }
+    }
+
+    fn thrown(error: &JsValue) -> Self {
+        let overloaded = js_sys::Reflect::get(error, &"overloaded".into()).is_ok_and(|flag| flag.is_truthy());
+        let message = js_sys::Reflect::get(error, &"message".into()).ok().and_then(|text| text.as_string());
+        Self { message: message.unwrap_or_else(|| format!("{error:?}")), overloaded }
+    }
+}
+
+impl std::fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "object unreachable: {}", self.message)
+    }
+}
+
+/// Asks the object of `tenant`.
+///
+/// # Errors
+/// When it cannot be reached, or threw. A stub is made anew for each call: one that threw may be broken.
+pub(crate) async fn ask_tenant<A: DeserializeOwned>(
+    env: &Env,
+    config: &Config,
+    tenant: TenantId,
+    ask: AskTenant,
+) -> Result<A, Unreachable> {
+    let namespace = namespace(env, "TENANT")?;
+    let place = tenant.jurisdiction();
+    let stub = match (config.jurisdictions, place) {
+        (Jurisdictions::Platform, Jurisdiction::Eu | Jurisdiction::Fedramp) => {
+            namespace.jurisdiction(place.name()).and_then(|within| within.get_by_name(&tenant.to_string()))
+        }
+        (Jurisdictions::Platform, Jurisdiction::Global) => namespace.get_by_name(&tenant.to_string()),
+        (Jurisdictions::Names, _) => namespace.get_by_name(&format!("{place}/{tenant}")),
+    };
+    exchange(stub, &ToTenant { tenant, ask }).await
+}
+
+/// Asks the catalog object.
+///
+/// # Errors
+/// When it cannot be reached, or threw.
+pub(crate) async fn ask_catalog<A: DeserializeOwned>(env: &Env, ask: ToCatalog) -> Result<A, Unreachable> {
+    exchange(namespace(env, "CATALOG")?.get_by_name("catalog"), &ask).await
+}
+
+async fn exchange<A: DeserializeOwned>(stub: Result<Stub, JsValue>, message: &impl Serialize) -> Result<A, Unreachable> {
+    let stub = stub.map_err(|error| Unreachable::thrown(&error))?;
+    let message = serde_json::to_string(message).map_err(|error| Unreachable::new(error.to_string()))?;
+    let answer = stub.call(&message).await.map_err(|error| Unreachable::thrown(&error))?;
+    let answer = answer.as_string().ok_or_else(|| Unreachable::new("the object's answer is not text"))?;
+    serde_json::from_str(&answer).map_err(|error| Unreachable::new(error.to_string()))
+}
+
+fn namespace(env: &Env, binding: &str) -> Result<Namespace, Unreachable> {
+    js_sys::Reflect::get(env, &binding.into())
+        .ok()
+        .filter(|value| !value.is_undefined())
+        .map(JsCast::unchecked_into)
+        .ok_or_else(|| Unreachable::new(format!("no binding {binding}")))
+}

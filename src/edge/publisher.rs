@@ -1,0 +1,113 @@
+//! The publisher: the newest content of the documents an object owns, put to KV in order.
+//!
+//! Invariant: KV has no compare-and-set, so the owner alone puts, one at a time, from its alarm, and what it stores only
+//! ever has a greater serial than what it stored before.
+
+use serde::Deserialize;
+use worker::kv::KvStore;
+use worker::{Error, Result};
+
+use super::config::Config;
+use super::storage::{Tables, integer, millis};
+use crate::domain::document::{DocumentKey, LIFE_MS};
+use crate::domain::job::Job;
+use crate::domain::time::UnixMillis;
+use crate::wire::object::Publication;
+
+#[derive(Deserialize)]
+struct Row {
+    name: String,
+    serial: u64,
+    body: String,
+    signed: String,
+    signed_ms: u64,
+}
+
+/// Stores and signs `publication` if it is newer than what is here; it is put to KV by the next alarm.
+///
+/// # Errors
+/// When the storage refuses.
+pub(crate) fn publish(tables: &Tables, config: &Config, publication: &Publication, now: UnixMillis) -> Result<bool> {
+    let name = publication.key.to_string();
+    if row(tables, &name)?.is_some_and(|row| row.serial >= publication.serial) {
+        return Ok(false);
+    }
+    store(tables, config, publication, now)?;
+    Ok(true)
+}
+
+fn store(tables: &Tables, config: &Config, publication: &Publication, now: UnixMillis) -> Result<()> {
+    let signed = config.documents.sign(&publication.key, publication.serial, now, &publication.body)?;
+    tables.run(
+        "INSERT INTO document (name, serial, body, signed, signed_ms, pending) VALUES (?1, ?2, ?3, ?4, ?5, 1)
+         ON CONFLICT (name) DO UPDATE SET
+           serial = excluded.serial, body = excluded.body, signed = excluded.signed, signed_ms = excluded.signed_ms, pending = 1",
+        vec![
+            publication.key.to_string().into(),
+            integer(publication.serial),
+            publication.body.to_string().into(),
+            signed.into(),
+            millis(now),
+        ],
+    )?;
+    tables.schedule(Job::Put, now)?;
+    tables.schedule(Job::Sign, now.plus(LIFE_MS / 2))
+}
+
+/// The signed form of a document this object owns.
+///
+/// # Errors
+/// When the storage refuses.
+pub(crate) fn signed(tables: &Tables, key: &DocumentKey) -> Result<Option<String>> {
+    Ok(row(tables, &key.to_string())?.map(|row| row.signed))
+}
+
+/// The serial of a document this object owns.
+///
+/// # Errors
+/// When the storage refuses.
+pub(crate) fn serial(tables: &Tables, key: &DocumentKey) -> Result<Option<u64>> {
+    Ok(row(tables, &key.to_string())?.map(|row| row.serial))
+}
+
+fn row(tables: &Tables, name: &str) -> Result<Option<Row>> {
+    let rows: Vec<Row> = tables
+        .rows("SELECT name, serial, body, signed, signed_ms FROM document WHERE name = ?1", vec![name.into()])?;
+    Ok(rows.into_iter().next())
+}
+
+/// Puts what waits to KV. Plans go before the catalog that names them: names sort so, reversed.
+///
+/// # Errors
+/// When KV refuses; what was not put still waits.
+pub(crate) async fn put(tables: &Tables, kv: &KvStore) -> Result<()> {
+    let rows: Vec<Row> =
+        tables.rows("SELECT name, serial, body, signed, signed_ms FROM document WHERE pending ORDER BY name DESC", vec![])?;
+    for row in rows {
+        kv.put(&row.name, &row.signed)?.execute().await?;
+        // A newer content may have come while KV was answering: it still waits.
+        tables.run(
+            "UPDATE document SET pending = 0 WHERE name = ?1 AND signed = ?2",
+            vec![row.name.into(), row.signed.into()],
+        )?;
+    }
+    Ok(())
+}
+
+/// Signs anew what has lived half of its life at `now`; the content stays.
+///
+/// # Errors
+/// When the storage refuses.
+pub(crate) fn sign(tables: &Tables, config: &Config, now: UnixMillis) -> Result<()> {
+    let rows: Vec<Row> = tables.rows("SELECT name, serial, body, signed, signed_ms FROM document", vec![])?;
+    for row in rows {
+        if now.since(UnixMillis(row.signed_ms)) >= LIFE_MS / 2 {
+            let key = row.name.parse::<DocumentKey>().map_err(|error| Error::RustError(error.to_string()))?;
+            let publication = Publication { key, serial: row.serial, body: serde_json::from_str(&row.body)? };
+            store(tables, config, &publication, now)?;
+        } else {
+            tables.schedule(Job::Sign, UnixMillis(row.signed_ms).plus(LIFE_MS / 2))?;
+        }
+    }
+    Ok(())
+}

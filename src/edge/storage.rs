@@ -1,0 +1,120 @@
+//! An object's own SQLite.
+//!
+//! Invariant: everything here is synchronous. What is done between entering and leaving a handler without an `await` is
+//! one transaction (src/entry.js opens it), and a failure leaves nothing of it.
+
+use serde::de::DeserializeOwned;
+use worker::{Result, SqlStorage, SqlStorageValue, Storage};
+
+use crate::domain::job::Job;
+use crate::domain::time::UnixMillis;
+
+/// The tables of an object, written again at every start.
+const SCHEMA: &str = include_str!("../../schema/tenant/0001_tenant.sql");
+
+/// The SQLite of one object, and its alarm.
+pub(crate) struct Tables {
+    sql: SqlStorage,
+}
+
+impl Tables {
+    /// Opens the object's database; makes its tables where they are missing.
+    ///
+    /// # Errors
+    /// When the storage refuses.
+    pub(crate) fn open(storage: &Storage) -> Result<Self> {
+        let tables = Self { sql: storage.sql() };
+        tables.run(SCHEMA, vec![])?;
+        Ok(tables)
+    }
+
+    /// The rows of a query.
+    ///
+    /// # Errors
+    /// When the statement fails, or a row is not a `T`.
+    pub(crate) fn rows<T: DeserializeOwned>(&self, sql: &'static str, params: Vec<SqlStorageValue>) -> Result<Vec<T>> {
+        self.sql.exec(sql, Some(params))?.to_array()
+    }
+
+    /// Runs a statement for its effect.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub(crate) fn run(&self, sql: &'static str, params: Vec<SqlStorageValue>) -> Result<()> {
+        self.sql.exec(sql, Some(params)).map(|_| ())
+    }
+
+    /// Makes `job` due at `at`, or earlier where it already was. Its failures are forgotten.
+    ///
+    /// # Errors
+    /// When the storage refuses.
+    pub(crate) fn schedule(&self, job: Job, at: UnixMillis) -> Result<()> {
+        self.run(
+            "INSERT INTO job (name, due_ms) VALUES (?1, ?2)
+             ON CONFLICT (name) DO UPDATE SET due_ms = min(due_ms, excluded.due_ms)",
+            vec![job.name().into(), millis(at)],
+        )
+    }
+
+    /// Takes `job` off the list.
+    ///
+    /// # Errors
+    /// When the storage refuses.
+    pub(crate) fn finish(&self, job: Job) -> Result<()> {
+        self.run("DELETE FROM job WHERE name = ?1", vec![job.name().into()])
+    }
+
+    /// Puts `job` off after a failure.
+    ///
+    /// # Errors
+    /// When the storage refuses.
+    pub(crate) fn put_off(&self, job: Job, now: UnixMillis, random: u32) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            failures: u32,
+        }
+        let rows: Vec<Row> = self.rows("SELECT failures FROM job WHERE name = ?1", vec![job.name().into()])?;
+        let failures = rows.first().map_or(0, |row| row.failures).saturating_add(1);
+        self.run(
+            "INSERT INTO job (name, due_ms, failures) VALUES (?1, ?2, ?3)
+             ON CONFLICT (name) DO UPDATE SET due_ms = excluded.due_ms, failures = excluded.failures",
+            vec![job.name().into(), millis(job.retry(failures, now, random)), i64::from(failures).into()],
+        )
+    }
+
+    /// Which jobs are due at `now`, in the order to do them.
+    ///
+    /// # Errors
+    /// When the storage refuses.
+    pub(crate) fn due(&self, now: UnixMillis) -> Result<Vec<Job>> {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            name: String,
+        }
+        let rows: Vec<Row> = self.rows("SELECT name FROM job WHERE due_ms <= ?1", vec![millis(now)])?;
+        Ok(Job::ALL.into_iter().filter(|job| rows.iter().any(|row| row.name == job.name())).collect())
+    }
+
+    /// When the alarm must ring next.
+    ///
+    /// # Errors
+    /// When the storage refuses.
+    pub(crate) fn next_alarm(&self) -> Result<Option<UnixMillis>> {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            due_ms: Option<u64>,
+        }
+        let rows: Vec<Row> = self.rows("SELECT min(due_ms) AS due_ms FROM job", vec![])?;
+        Ok(rows.first().and_then(|row| row.due_ms).map(UnixMillis))
+    }
+}
+
+/// A time as SQLite keeps it. Times stay below 2^53.
+pub(crate) fn millis(at: UnixMillis) -> SqlStorageValue {
+    integer(at.0)
+}
+
+/// A number as SQLite keeps it; what exceeds 2^53-1 is kept as that.
+pub(crate) fn integer(value: u64) -> SqlStorageValue {
+    SqlStorageValue::Integer(i64::try_from(value).unwrap_or(i64::MAX).min((1 << 53) - 1))
+}

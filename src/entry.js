@@ -1,0 +1,132 @@
+// The door. It reads from a request what a decision needs, makes one call into Rust, and acts on the verdict. No rule is here.
+//
+// What an exported Rust function may rely on: nothing that it is told. These functions take the place of the platform's own
+// arguments and hold no authority; only the handlers at the end are reachable from outside.
+import { DurableObject } from "cloudflare:workers";
+import * as tollgate from "../build/glue/index.js";
+
+const state = tollgate.__worker_init_state();
+
+/**
+ * What Rust says, a line each: the verb, then what it needs. See src/wire/verdict.rs, which writes it.
+ *
+ *   answer     status, body, then headers
+ *   forward    handle, target, what to do before the release, then headers for the origin; "" ; headers for the client
+ *   pass       to the handlers of the API
+ */
+function act(verdict, request, env, ctx) {
+  const lines = verdict.split("\n");
+  if (lines[0] === "renew") {
+    lines.shift();
+    ctx.waitUntil(tollgate.renew(lines.shift(), env, Date.now()));
+  }
+  switch (lines[0]) {
+    case "answer": {
+      const headers = {};
+      for (let at = 3; at < lines.length; at += 2) headers[lines[at]] = lines[at + 1];
+      return new Response(lines[2], { status: +lines[1], headers });
+    }
+    case "forward":
+      return forward(lines, request, env, ctx);
+    default:
+      return tollgate.fetch(request, env, ctx);
+  }
+}
+
+/** Sends an admitted request on, streaming both ways, and releases the answer when its use is recorded as its meter demands. */
+async function forward(lines, request, env, ctx) {
+  const [, handle, target, release] = lines;
+  const outbound = new Request(target === "" ? request : new Request(lines[4], request), { redirect: "manual" });
+  const headers = outbound.headers;
+  for (const name of tollgate.stripped([...headers.keys()].join("\n"), headers.get("connection") ?? "").split("\n")) {
+    if (name !== "") headers.delete(name);
+  }
+  let at = 5;
+  for (; lines[at] !== ""; at += 2) headers.set(lines[at], lines[at + 1]);
+  const recorded = release === "record" ? tollgate.record(handle, env, Date.now()) : undefined;
+  let answer;
+  try {
+    answer = await (target.startsWith("service:") ? env[target.slice(8)] : globalThis).fetch(outbound);
+  } catch {
+    answer = undefined;
+  }
+  const settled = recorded ? await recorded : release === "commit" ? await tollgate.settle(handle, answer?.status ?? 0, env, Date.now())
+    : tollgate.tally(handle, answer?.status ?? 0, Date.now());
+  if (settled !== undefined) return act(settled, request, env, ctx);
+  const response = answer.status === 101
+    ? new Response(null, { status: 101, headers: answer.headers, webSocket: answer.webSocket })
+    : new Response(answer.body, answer);
+  for (at += 1; at < lines.length; at += 2) response.headers.set(lines[at], lines[at + 1]);
+  return response;
+}
+
+export default {
+  fetch(request, env, ctx) {
+    const headers = request.headers;
+    const verdict = tollgate.warm(
+      request.method, request.url, headers.get("x-api-key") ?? "", headers.get("authorization") ?? "", Date.now());
+    if (verdict !== undefined) return act(verdict, request, env, ctx);
+    return tollgate.gate(request, env, Date.now()).then((verdict) => act(verdict, request, env, ctx));
+  },
+  scheduled(event, env, ctx) {
+    ctx.waitUntil(tollgate.sweep(env, Date.now()));
+  },
+};
+
+/** A Durable Object around a Rust shell: a message is one transaction, and the alarm follows what the shell has to do. */
+class Shell extends DurableObject {
+  #make;
+  #shell;
+  #instance;
+  #alarm;
+
+  constructor(ctx, env, make) {
+    super(ctx, env);
+    this.#make = make;
+  }
+
+  /** The shell, made anew when wasm itself was: nothing of an old instance may be held. */
+  get shell() {
+    if (this.#instance !== state.instanceId) {
+      this.#shell = this.#make(this.ctx, this.env);
+      this.#instance = state.instanceId;
+    }
+    return this.#shell;
+  }
+
+  call(message) {
+    const answer = this.ctx.storage.transactionSync(() => this.shell.call(message, Date.now()));
+    this.#wake();
+    const rest = this.shell.behind?.(Date.now());
+    if (rest !== undefined) this.ctx.waitUntil(rest.then(() => this.#wake()));
+    return answer;
+  }
+
+  async alarm() {
+    this.#alarm = undefined;
+    try {
+      await this.shell.alarm();
+    } finally {
+      this.#wake();
+    }
+  }
+
+  #wake() {
+    const due = this.shell.due();
+    if (due === undefined || (this.#alarm !== undefined && this.#alarm <= due)) return;
+    this.#alarm = due;
+    this.ctx.storage.setAlarm(Math.max(due, Date.now()));
+  }
+}
+
+export class TenantObject extends Shell {
+  constructor(ctx, env) {
+    super(ctx, env, (ctx, env) => new tollgate.TenantShell(ctx, env));
+  }
+}
+
+export class CatalogObject extends Shell {
+  constructor(ctx, env) {
+    super(ctx, env, (ctx, env) => new tollgate.CatalogShell(ctx, env));
+  }
+}
