@@ -3,6 +3,8 @@
 //! Nothing here knows the platform, waits, reads a clock or draws a random number; time ([`time::UnixMillis`]) and
 //! randomness are arguments. A rule that needs an `await` to be tested is in the wrong room.
 
+pub mod decision;
+pub mod feature;
 pub mod id;
 pub mod limit;
 pub mod name;
