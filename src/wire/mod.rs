@@ -1,1 +1,6 @@
 //! The shapes that cross a border: parsed once, then trusted.
+
+pub mod headers;
+pub mod json;
+pub mod problem;
+pub mod ratelimit;
