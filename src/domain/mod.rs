@@ -4,7 +4,10 @@
 //! randomness are arguments. A rule that needs an `await` to be tested is in the wrong room.
 
 pub mod api_key;
+pub mod catalog;
+pub mod decision;
 pub mod document;
+pub mod feature;
 pub mod id;
 pub mod job;
 pub mod limit;
@@ -12,5 +15,7 @@ pub mod name;
 pub mod outbox;
 pub mod path;
 pub mod period;
+pub mod plan;
 pub mod route;
+pub mod tenant;
 pub mod time;

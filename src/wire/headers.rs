@@ -1,0 +1,256 @@
+//! What of a client's headers reaches the origin, and what the gate says to it in its own.
+//!
+//! Invariant: under a name that an origin could take for one of ours, only what the gate set itself arrives. So a header
+//! is judged by its folded name (letter case, and any byte that is no letter or digit as `-`: servers that make
+//! environment variables of headers fold so), and the order is fixed: first delete what [`reaches_origin`] refuses, what
+//! `Connection` names included, then set what [`Signer::sign`] gives. So a client can neither add to ours nor have them
+//! dropped.
+//!
+//! **What an origin verifies.** `X-Tollgate-Signature` is `v1=` and, in hexadecimal, HMAC-SHA256 under the secret shared
+//! with this origin over these ten lines, joined by `\n`, none at the end:
+//!
+//! ```text
+//! tollgate-v1
+//! POST                          the method
+//! /v1/reports                   the path as it arrives, without the query
+//! ten_g...                      X-Tollgate-Tenant
+//! pro                           X-Tollgate-Plan
+//! key_...                       X-Tollgate-Key
+//! live                          X-Tollgate-Mode
+//! analytics,pdf-export          X-Tollgate-Features, the features that are on; may be empty
+//! 1795000000000                 X-Tollgate-Timestamp, milliseconds since 1970
+//! req_...                       X-Tollgate-Request
+//! ```
+//!
+//! It then compares the timestamp with its own clock (5 minutes are usual). The query is not signed: platforms write it
+//! anew on its way. To change the secret, let the origin accept either of two while the gate changes over.
+
+use std::fmt::{self, Write as _};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use crate::domain::id::{KeyId, RequestId, TenantId};
+use crate::domain::name::PlanName;
+use crate::domain::path::CanonicalPath;
+use crate::domain::route::Method;
+use crate::domain::time::UnixMillis;
+
+/// The names of the signed headers, in the order of their lines.
+pub const SIGNED: [&str; 7] = [
+    "X-Tollgate-Tenant",
+    "X-Tollgate-Plan",
+    "X-Tollgate-Key",
+    "X-Tollgate-Mode",
+    "X-Tollgate-Features",
+    "X-Tollgate-Timestamp",
+    "X-Tollgate-Request",
+];
+
+/// The name of the header that signs them.
+pub const SIGNATURE: &str = "X-Tollgate-Signature";
+
+/// Names that never pass, folded.
+const REFUSED: [&str; 35] = [
+    // Of one hop only (RFC 9110, 7.6.1), or about framing, which every hop does anew.
+    "connection",
+    "content-length",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+    // Credentials of the gate.
+    "x-api-key",
+    // Another host, path or method than the ones decided about.
+    "host",
+    "x-host",
+    "x-http-destinationurl",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-method",
+    "x-original-uri",
+    "x-original-url",
+    "x-override-url",
+    "x-proxy-url",
+    "x-rewrite-url",
+    // Who is said to call: the gate knows, and says so itself.
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "client-ip",
+    "fastly-client-ip",
+    "forwarded",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-real-ip",
+];
+
+/// Families of names that never pass, folded.
+const REFUSED_FAMILIES: [&str; 3] = ["x-tollgate", "tollgate", "x-forwarded"];
+
+/// Whether a client's header of this name may reach the origin.
+///
+/// `connection` is the value of the client's `Connection`, whose list it may not reach either. `Authorization` passes
+/// unless it carried the API key.
+///
+/// `Upgrade` does not pass: for a WebSocket the gate asks for its own.
+#[must_use]
+pub fn reaches_origin(name: &str, connection: Option<&str>, key_in_authorization: bool) -> bool {
+    let is = |known: &&str| folds_to(name, known);
+    let named_by_connection =
+        || connection.is_some_and(|list| list.split(',').any(|one| folded(one.trim()).eq(folded(name))));
+    !(REFUSED.iter().any(|known| is(known))
+        || REFUSED_FAMILIES.iter().any(|family| folded(name).take(family.len()).eq(family.bytes()))
+        || key_in_authorization && is(&"authorization")
+        || named_by_connection())
+}
+
+/// The names among `names` that have to be deleted before the request goes on.
+pub fn refused<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+    connection: Option<&str>,
+    key_in_authorization: bool,
+) -> impl Iterator<Item = &'a str> {
+    names.into_iter().filter(move |name| !reaches_origin(name, connection, key_in_authorization))
+}
+
+fn folded(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' })
+}
+
+fn folds_to(name: &str, known: &str) -> bool {
+    name.len() == known.len() && folded(name).eq(known.bytes())
+}
+
+/// What the gate tells the origin about a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity<'a> {
+    /// Whose request it is.
+    pub tenant: TenantId,
+    /// The tenant's plan.
+    pub plan: &'a PlanName,
+    /// The API key's public part.
+    pub key: KeyId,
+    /// `live` or `test`.
+    pub mode: &'static str,
+    /// The features that are on, from [`write_features`]; made once per snapshot.
+    pub features: &'a str,
+    /// When the gate decided.
+    pub timestamp: UnixMillis,
+    /// The request's id.
+    pub request: RequestId,
+}
+
+/// Appends the compact list of features: names joined by commas. By their type they hold none themselves.
+pub fn write_features<'a>(names: impl IntoIterator<Item = &'a str>, out: &mut String) {
+    for (place, name) in names.into_iter().enumerate() {
+        out.push_str(if place == 0 { "" } else { "," });
+        out.push_str(name);
+    }
+}
+
+/// The headers to set: what was signed is what is read from here, as it is one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    lines: String,
+    signature: String,
+}
+
+impl Signed {
+    /// Each header to set, by name and value.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let values = self.lines.split('\n').skip(3);
+        SIGNED.into_iter().zip(values).chain([(SIGNATURE, self.signature.as_str())])
+    }
+}
+
+/// Signs with one origin's secret. Keyed once, since keying costs as much as signing.
+#[derive(Clone)]
+pub struct Signer(Hmac<Sha256>);
+
+/// Says nothing of the secret.
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signer")
+    }
+}
+
+/// The secret is shorter than 32 bytes, so it could be guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeakSecret;
+
+impl fmt::Display for WeakSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the origin's secret has fewer than 32 bytes")
+    }
+}
+
+impl std::error::Error for WeakSecret {}
+
+impl Signer {
+    /// A signer with this secret.
+    ///
+    /// # Errors
+    /// When it is too short.
+    pub fn new(secret: &[u8]) -> Result<Self, WeakSecret> {
+        if secret.len() < 32 {
+            return Err(WeakSecret);
+        }
+        Hmac::new_from_slice(secret).map(Self).map_err(|_| WeakSecret)
+    }
+
+    /// The headers for a request that is forwarded with this method to this path.
+    #[must_use]
+    pub fn sign(&self, method: Method, path: &CanonicalPath<'_>, identity: &Identity<'_>) -> Signed {
+        let Identity { tenant, plan, key, mode, features, timestamp, request } = identity;
+        let mut lines = String::with_capacity(192 + path.as_str().len() + features.len());
+        // Writing to a String cannot fail.
+        let _ = write!(
+            lines,
+            "tollgate-v1\n{method}\n{path}\n{tenant}\n{plan}\n{key}\n{mode}\n{features}\n{}\n{request}",
+            timestamp.0
+        );
+        let mut signature = String::with_capacity(3 + 64);
+        signature.push_str("v1=");
+        for byte in self.mac(&lines).finalize().into_bytes() {
+            signature.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
+        }
+        Signed { lines, signature }
+    }
+
+    /// Whether the headers that arrived with a request were signed with this secret: what an origin does, without its look
+    /// at the clock. `get` reads a header by name.
+    #[must_use]
+    pub fn verify<'a>(&self, method: &str, path: &str, get: impl Fn(&str) -> Option<&'a str>) -> bool {
+        let mut lines = format!("tollgate-v1\n{method}\n{path}");
+        for name in SIGNED {
+            let Some(value) = get(name) else { return false };
+            lines.push('\n');
+            lines.push_str(value);
+        }
+        let signature = get(SIGNATURE).and_then(|value| value.strip_prefix("v1=")).and_then(from_hex);
+        signature.is_some_and(|signature| self.mac(&lines).verify_slice(&signature).is_ok())
+    }
+
+    fn mac(&self, lines: &str) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        mac.update(lines.as_bytes());
+        mac
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u32> = text.chars().map(|c| c.to_digit(16)).collect::<Option<_>>()?;
+    digits
+        .chunks(2)
+        .map(|pair| if let [high, low] = pair { u8::try_from(high << 4 | low).ok() } else { None })
+        .collect()
+}

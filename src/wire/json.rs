@@ -1,0 +1,429 @@
+//! A strict reader for JSON that others wrote.
+//!
+//! Invariant: what [`read`] returns had one meaning: no member twice, none unknown, no number that JSON readers would
+//! disagree about, nothing deeper than [`MAX_DEPTH`]. Each fault has its own code and the place it is at.
+//!
+//! Two passes: bytes to a tree (size, syntax, depth, duplicates, numbers), tree to the wanted type (names and types). The
+//! second pass has its own error type, since serde's calls say precisely what is wrong and a message would only hint at it.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
+};
+use serde::forward_to_deserialize_any;
+use serde_json::{Map, Number, Value};
+
+use super::problem::Fault;
+use crate::domain::decision::Code;
+
+/// How deep a body may nest.
+pub const MAX_DEPTH: usize = 32;
+/// The largest integer, of either sign, that every JSON reader holds exactly.
+pub const MAX_SAFE: u64 = (1 << 53) - 1;
+/// The longest detail: details quote the body, and an answer should not be as long as a hostile body.
+const MAX_DETAIL: usize = 300;
+
+/// Reads a `T` from a body of at most `max_len` bytes.
+///
+/// ```
+/// # use tollgate::wire::json;
+/// # use tollgate::domain::decision::Code;
+/// #[derive(serde::Deserialize)]
+/// #[serde(deny_unknown_fields)]
+/// struct Check { feature: String, cost: u64 }
+///
+/// let fault = json::read::<Check>(br#"{"feature":"pdf","cost":"1"}"#, 1024).err().unwrap();
+/// assert_eq!((fault.code, fault.pointer.as_str()), (Code::WrongType, "#/cost"));
+/// ```
+///
+/// # Errors
+/// The first fault found. Types that want unknown members refused say so with `#[serde(deny_unknown_fields)]`.
+pub fn read<T: DeserializeOwned>(bytes: &[u8], max_len: usize) -> Result<T, Fault> {
+    let tree = read_tree(bytes, max_len)?;
+    T::deserialize(Node { value: tree, place: &Place::Root }).map_err(|error| error.at(&Place::Root).into())
+}
+
+/// Reads any JSON of at most `max_len` bytes.
+///
+/// # Errors
+/// The first fault found.
+pub fn read_tree(bytes: &[u8], max_len: usize) -> Result<Value, Fault> {
+    let fault = |code, detail: String| Fault { detail: short(detail), pointer: "#".into(), code };
+    if bytes.len() > max_len {
+        return Err(fault(Code::BodyTooLarge, format!("the body has more than {max_len} bytes")));
+    }
+    let found = RefCell::new(None);
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    Strict { place: &Place::Root, depth: MAX_DEPTH, found: &found }
+        .deserialize(&mut reader)
+        .and_then(|tree| reader.end().map(|()| tree))
+        .map_err(|error| {
+            // Ours if it was noted; else serde_json's own, which has a line and a column but no place in the tree.
+            found.take().unwrap_or_else(|| {
+                let text = error.to_string();
+                // The one complaint about a number that serde_json makes before any visitor sees it (1e400).
+                let huge = text.starts_with("number out of range");
+                fault(if huge { Code::NumberOutOfRange } else { Code::MalformedJson }, text)
+            })
+        })
+}
+
+/// Where in the body something is: a path from the root, kept on the stack and written only for a fault.
+enum Place<'a> {
+    Root,
+    Member(&'a Place<'a>, &'a str),
+    Item(&'a Place<'a>, usize),
+}
+
+impl Place<'_> {
+    /// The place as a JSON pointer in a URI fragment (RFC 6901, section 6).
+    fn pointer(&self) -> String {
+        match self {
+            Self::Root => "#".into(),
+            Self::Item(parent, index) => format!("{}/{index}", parent.pointer()),
+            Self::Member(parent, name) => {
+                let mut pointer = parent.pointer();
+                pointer.push('/');
+                for byte in name.bytes() {
+                    match byte {
+                        b'~' => pointer.push_str("~0"),
+                        b'/' => pointer.push_str("~1"),
+                        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'$' | b'@' | b':' => {
+                            pointer.push(char::from(byte));
+                        }
+                        other => pointer.push_str(&format!("%{other:02X}")),
+                    }
+                }
+                pointer
+            }
+        }
+    }
+}
+
+fn short(mut detail: String) -> String {
+    if let Some((end, _)) = detail.char_indices().nth(MAX_DETAIL) {
+        detail.truncate(end);
+        detail.push_str("...");
+    }
+    detail
+}
+
+/// The first pass: builds a tree, and notes the fault that stopped it.
+#[derive(Clone, Copy)]
+struct Strict<'a> {
+    place: &'a Place<'a>,
+    /// How many more levels may open here.
+    depth: usize,
+    found: &'a RefCell<Option<Fault>>,
+}
+
+impl Strict<'_> {
+    fn refuse<E: de::Error>(&self, place: &Place<'_>, code: Code, detail: &str) -> E {
+        *self.found.borrow_mut() = Some(Fault { detail: detail.into(), pointer: place.pointer(), code });
+        E::custom(detail)
+    }
+
+    /// How many levels may open below, if one may open here.
+    fn below<E: de::Error>(&self) -> Result<usize, E> {
+        self.depth
+            .checked_sub(1)
+            .ok_or_else(|| self.refuse(self.place, Code::DepthExceeded, "nested deeper than 32 levels"))
+    }
+
+    fn number<E: de::Error>(&self, number: impl Into<Option<Number>>, safe: bool) -> Result<Value, E> {
+        number.into().filter(|_| safe).map(Value::Number).ok_or_else(|| {
+            self.refuse(self.place, Code::NumberOutOfRange, "outside -(2^53-1) to 2^53-1, where JSON stops being exact")
+        })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        self.number(Number::from(value), value <= MAX_SAFE)
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        self.number(Number::from(value), value.unsigned_abs() <= MAX_SAFE)
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        // 2^53 is exact as an f64, so this refuses every float that stands for an integer which would not be.
+        self.number(Number::from_f64(value), value.abs() < 9_007_199_254_740_992.0)
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.into()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let depth = self.below()?;
+        let mut items = Vec::new();
+        while let Some(item) =
+            seq.next_element_seed(Strict { place: &Place::Item(self.place, items.len()), depth, found: self.found })?
+        {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let depth = self.below()?;
+        let mut members = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let place = Place::Member(self.place, &name);
+            if members.contains_key(&name) {
+                return Err(self.refuse(&place, Code::DuplicateField, "this member is there twice"));
+            }
+            let value = map.next_value_seed(Strict { place: &place, depth, found: self.found })?;
+            members.insert(name, value);
+        }
+        Ok(Value::Object(members))
+    }
+}
+
+/// What the second pass found; its place is filled in by the innermost node that the error passes.
+#[derive(Debug)]
+struct Mismatch {
+    code: Code,
+    detail: String,
+    /// The member that is missing or unknown, below the node that complains.
+    member: Option<String>,
+    pointer: Option<String>,
+}
+
+impl Mismatch {
+    fn new(code: Code, detail: impl fmt::Display) -> Self {
+        Self { code, detail: detail.to_string(), member: None, pointer: None }
+    }
+
+    fn at(mut self, place: &Place<'_>) -> Self {
+        if self.pointer.is_none() {
+            self.pointer = Some(match &self.member {
+                Some(member) => Place::Member(place, member).pointer(),
+                None => place.pointer(),
+            });
+        }
+        self
+    }
+}
+
+impl From<Mismatch> for Fault {
+    fn from(error: Mismatch) -> Self {
+        Self { detail: short(error.detail), pointer: error.pointer.unwrap_or_else(|| "#".into()), code: error.code }
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Mismatch {}
+
+impl de::Error for Mismatch {
+    /// What our own types say about a value of the right type.
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new(Code::InvalidValue, message)
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::new(Code::WrongType, format_args!("{} where {expected} is wanted", kind(found)))
+    }
+
+    /// serde calls this for a number that does not fit the wanted integer, and for a text that is no variant.
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let number = matches!(found, Unexpected::Unsigned(_) | Unexpected::Signed(_) | Unexpected::Float(_));
+        let code = if number { Code::NumberOutOfRange } else { Code::InvalidValue };
+        Self::new(code, format_args!("{found} where {expected} is wanted"))
+    }
+
+    fn invalid_length(length: usize, expected: &dyn Expected) -> Self {
+        Self::new(Code::InvalidValue, format_args!("{length} where {expected} is wanted"))
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        Self::new(Code::InvalidValue, format_args!("`{variant}` is not one of {}", expected.join(", ")))
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        let detail = if expected.is_empty() {
+            "no member is known here".to_owned()
+        } else {
+            format!("not one of {}", expected.join(", "))
+        };
+        Self { member: Some(field.to_owned()), ..Self::new(Code::UnknownField, detail) }
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self { member: Some(field.to_owned()), ..Self::new(Code::MissingField, "this member is needed") }
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        Self { member: Some(field.to_owned()), ..Self::new(Code::DuplicateField, "this member is there twice") }
+    }
+}
+
+/// The type that was found, in the words of JSON.
+const fn kind(found: Unexpected<'_>) -> &'static str {
+    match found {
+        Unexpected::Bool(_) => "a boolean",
+        Unexpected::Unsigned(_) | Unexpected::Signed(_) => "an integer",
+        Unexpected::Float(_) => "a number that is no integer",
+        Unexpected::Char(_) | Unexpected::Str(_) | Unexpected::Bytes(_) => "a string",
+        Unexpected::Unit | Unexpected::Option => "null",
+        Unexpected::Seq => "an array",
+        Unexpected::Map => "an object",
+        Unexpected::NewtypeStruct
+        | Unexpected::Enum
+        | Unexpected::UnitVariant
+        | Unexpected::NewtypeVariant
+        | Unexpected::TupleVariant
+        | Unexpected::StructVariant
+        | Unexpected::Other(_) => "something else",
+    }
+}
+
+/// A part of the tree and where it is, being read as some type.
+struct Node<'a> {
+    value: Value,
+    place: &'a Place<'a>,
+}
+
+impl<'de> de::Deserializer<'de> for Node<'_> {
+    type Error = Mismatch;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        let place = self.place;
+        match self.value {
+            Value::Null => visitor.visit_unit(),
+            Value::Bool(value) => visitor.visit_bool(value),
+            Value::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
+                (Some(value), ..) => visitor.visit_u64(value),
+                (None, Some(value), _) => visitor.visit_i64(value),
+                (None, None, value) => visitor.visit_f64(value.unwrap_or(f64::NAN)),
+            },
+            Value::String(value) => visitor.visit_string(value),
+            Value::Array(items) => {
+                let mut items = Items { items: items.into_iter(), next: 0, place };
+                visitor.visit_seq(&mut items).and_then(|value| match items.items.len() {
+                    0 => Ok(value),
+                    _ => Err(de::Error::invalid_length(items.next + items.items.len(), &"fewer items")),
+                })
+            }
+            Value::Object(members) => visitor.visit_map(Members { members: members.into_iter(), value: None, place }),
+        }
+        .map_err(|error| error.at(place))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        match self.value {
+            Value::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Mismatch> {
+        let place = self.place;
+        visitor.visit_newtype_struct(self).map_err(|error| error.at(place))
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Mismatch> {
+        let place = self.place;
+        match self.value {
+            Value::String(variant) => visitor.visit_enum(variant.into_deserializer()),
+            Value::Object(members) if members.len() == 1 => visitor.visit_enum(MapAccessDeserializer::new(Members {
+                members: members.into_iter(),
+                value: None,
+                place,
+            })),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                Err(Mismatch::new(Code::WrongType, "a string, or an object of one member, is wanted"))
+            }
+        }
+        .map_err(|error| error.at(place))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map struct identifier ignored_any
+    }
+}
+
+struct Items<'a> {
+    items: std::vec::IntoIter<Value>,
+    next: usize,
+    place: &'a Place<'a>,
+}
+
+impl<'de> SeqAccess<'de> for &mut Items<'_> {
+    type Error = Mismatch;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Mismatch> {
+        let Some(value) = self.items.next() else { return Ok(None) };
+        let place = Place::Item(self.place, self.next);
+        self.next += 1;
+        seed.deserialize(Node { value, place: &place }).map_err(|error| error.at(&place)).map(Some)
+    }
+}
+
+struct Members<'a> {
+    members: serde_json::map::IntoIter,
+    /// The member whose name was read and whose value was not yet.
+    value: Option<(String, Value)>,
+    place: &'a Place<'a>,
+}
+
+impl<'de> MapAccess<'de> for Members<'_> {
+    type Error = Mismatch;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Mismatch> {
+        let Some((name, value)) = self.members.next() else { return Ok(None) };
+        self.value = Some((name.clone(), value));
+        let place = Place::Member(self.place, &name);
+        seed.deserialize(name.as_str().into_deserializer())
+            // An unknown field names itself; any other complaint about a name is about this member.
+            .map_err(|error: Mismatch| if error.member.is_some() { error } else { error.at(&place) })
+            .map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Mismatch> {
+        let Some((name, value)) = self.value.take() else { return Err(de::Error::custom("a value without a name")) };
+        let place = Place::Member(self.place, &name);
+        seed.deserialize(Node { value, place: &place }).map_err(|error| error.at(&place))
+    }
+}
