@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::feature::{Definition, KillSwitch};
 use super::name::{FeatureName, MeterName, OriginName, PlanName};
-use super::route::{DefaultRule, RouteRule};
+use super::path::Case;
+use super::route::{Route, Unmatched};
 
 /// The origin that `/gate/*` on the API host leads to.
 pub const DEFAULT_ORIGIN: &str = "default";
@@ -94,21 +95,21 @@ pub struct Origin {
     #[serde(default)]
     pub hosts: Vec<String>,
     /// Whether the origin tells `/A` from `/a`. The match must do as the origin does.
-    #[serde(default = "yes")]
-    pub case_sensitive: bool,
+    #[serde(default = "sensitive")]
+    pub case: Case,
     /// What becomes of a request that no rule matches.
     #[serde(default)]
-    pub default: DefaultRule,
+    pub unmatched: Unmatched,
     /// Whether CORS preflights (`OPTIONS` with `Access-Control-Request-Method`), which browsers send without a key, pass.
     #[serde(default)]
     pub preflights: Preflights,
     /// The rules.
     #[serde(default)]
-    pub routes: Vec<RouteRule>,
+    pub routes: Vec<Route>,
 }
 
-const fn yes() -> bool {
-    true
+const fn sensitive() -> Case {
+    Case::Sensitive
 }
 
 /// Where admitted requests go.
