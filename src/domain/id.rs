@@ -49,9 +49,7 @@ impl Jurisdiction {
     }
 
     fn from_bits(bits: u8) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|j| digit(j.letter() as u8) == Some(bits))
+        Self::ALL.into_iter().find(|j| digit(j.letter() as u8) == Some(bits))
     }
 }
 
@@ -59,10 +57,7 @@ impl FromStr for Jurisdiction {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        Self::ALL
-            .into_iter()
-            .find(|j| j.name() == text)
-            .ok_or(InvalidId)
+        Self::ALL.into_iter().find(|j| j.name() == text).ok_or(InvalidId)
     }
 }
 
@@ -106,9 +101,7 @@ impl TenantId {
     /// # Errors
     /// When they name no known jurisdiction.
     pub fn from_bytes(bytes: [u8; 10]) -> Result<Self, InvalidId> {
-        Jurisdiction::from_bits(bytes[0] >> 3)
-            .map(|_| Self(bytes))
-            .ok_or(InvalidId)
+        Jurisdiction::from_bits(bytes[0] >> 3).map(|_| Self(bytes)).ok_or(InvalidId)
     }
 
     /// The 80 bits of the id.
@@ -130,9 +123,7 @@ impl TenantId {
     }
 
     fn bits(self) -> u128 {
-        self.0
-            .iter()
-            .fold(0, |bits, byte| (bits << 8) | u128::from(*byte))
+        self.0.iter().fold(0, |bits, byte| (bits << 8) | u128::from(*byte))
     }
 }
 
@@ -284,11 +275,7 @@ mod tests {
 
     #[test]
     fn an_id_shows_its_jurisdiction_first() {
-        let id = TenantId::new(
-            Jurisdiction::Eu,
-            UnixMillis(1_795_000_000_000),
-            [1, 2, 3, 4],
-        );
+        let id = TenantId::new(Jurisdiction::Eu, UnixMillis(1_795_000_000_000), [1, 2, 3, 4]);
 
         assert!(id.to_string().starts_with("ten_e"));
         assert_eq!(id.jurisdiction(), Jurisdiction::Eu);

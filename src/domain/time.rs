@@ -5,9 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch, as some clock showed them. Stays within 2^53-1, so that it survives JavaScript.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnixMillis(pub u64);
 

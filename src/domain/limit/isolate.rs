@@ -4,8 +4,8 @@
 //! runs from the first send of the ask, which precedes the lease's start at the limiter.
 
 use super::message::{
-    Ask, Call, Code, Cost, Denial, Event, Grant, Incarnation, LeaseId, Line, Op, OpId, Outcome,
-    Reply, Report, Tag, Usage,
+    Ask, Call, Code, Cost, Denial, Event, Grant, Incarnation, LeaseId, Line, Op, OpId, Outcome, Reply, Report, Tag,
+    Usage,
 };
 use super::policy::{LimitKey, Recording, Rev, Rule};
 use super::renewal::Renewal;
@@ -121,11 +121,7 @@ impl Isolate {
     pub const fn new(me: Incarnation) -> Self {
         Self {
             me,
-            rev: Rev {
-                catalog: 0,
-                plan: 0,
-                tenant: 0,
-            },
+            rev: Rev { catalog: 0, plan: 0, tenant: 0 },
             last_seq: 0,
             accounts: Vec::new(),
             due: false,
@@ -137,16 +133,8 @@ impl Isolate {
 
     /// The slot of a limit, with what the newest documents say of it.
     pub fn resolve(&mut self, rule: &Rule) -> Slot {
-        self.rev = if rule.above == 0 {
-            self.rev.with(rule.rev)
-        } else {
-            self.rev
-        };
-        if let Some(at) = self
-            .accounts
-            .iter()
-            .position(|account| account.rule.key == rule.key)
-        {
+        self.rev = if rule.above == 0 { self.rev.with(rule.rev) } else { self.rev };
+        if let Some(at) = self.accounts.iter().position(|account| account.rule.key == rule.key) {
             if let Some(account) = self.accounts.get_mut(at)
                 && !account.rule.rev.is_newer_than(rule.rev)
             {
@@ -171,14 +159,8 @@ impl Isolate {
     #[inline]
     pub fn admit(&mut self, charges: &[Charge], now: UnixMillis) -> Admission {
         for (place, charge) in charges.iter().enumerate() {
-            let covered = self
-                .accounts
-                .get(charge.slot.0)
-                .is_some_and(|account| account.covers(charge.cost, now));
-            let twice = charges
-                .iter()
-                .take(place)
-                .any(|other| other.slot == charge.slot);
+            let covered = self.accounts.get(charge.slot.0).is_some_and(|account| account.covers(charge.cost, now));
+            let twice = charges.iter().take(place).any(|other| other.slot == charge.slot);
             if !covered || twice {
                 return self.uncovered(charges, now);
             }
@@ -208,11 +190,7 @@ impl Isolate {
                     None => Code::RateLimited,
                     Some(_) => Code::QuotaExhausted,
                 };
-                refused = refused.or(Some(Admission::Deny {
-                    slot: charge.slot,
-                    code,
-                    retry_after_ms,
-                }));
+                refused = refused.or(Some(Admission::Deny { slot: charge.slot, code, retry_after_ms }));
             }
         }
         refused.unwrap_or(Admission::Ask)
@@ -221,9 +199,7 @@ impl Isolate {
     /// Which lease of `slot` paid for the admission just made: a RECORD or a count names it.
     #[must_use]
     pub fn payer(&self, slot: Slot) -> LeaseId {
-        self.accounts
-            .get(slot.0)
-            .map_or(LeaseId(0), |account| account.payer)
+        self.accounts.get(slot.0).map_or(LeaseId(0), |account| account.payer)
     }
 
     /// The limit behind a slot.
@@ -235,9 +211,7 @@ impl Isolate {
     /// What the limiter last said it had left: for the `RateLimit` header.
     #[must_use]
     pub fn remaining(&self, slot: Slot) -> u64 {
-        self.accounts
-            .get(slot.0)
-            .map_or(0, |account| account.remaining)
+        self.accounts.get(slot.0).map_or(0, |account| account.remaining)
     }
 
     /// Whether [`Self::renew`] may have something to send behind this reply.
@@ -249,11 +223,7 @@ impl Isolate {
     /// When to call [`Self::renew`] though no request comes: a quiet isolate gives back what it will not spend.
     #[must_use]
     pub fn wakes_at(&self) -> Option<UnixMillis> {
-        self.accounts
-            .iter()
-            .filter(|account| !account.live.is_empty())
-            .map(|account| account.renew_at)
-            .min()
+        self.accounts.iter().filter(|account| !account.live.is_empty()).map(|account| account.renew_at).min()
     }
 
     /// What to send behind a reply, if anything: renewals that are due, and what became of earlier leases.
@@ -263,11 +233,7 @@ impl Isolate {
         let mut is_due = self.reporting.is_some() || self.counts.len() > LINES / 2;
         for at in 0..self.accounts.len() {
             let asked = self.ask_if_due(at, now);
-            is_due |= asked.is_some()
-                || self
-                    .accounts
-                    .get(at)
-                    .is_some_and(|account| account.gives_back(now));
+            is_due |= asked.is_some() || self.accounts.get(at).is_some_and(|account| account.gives_back(now));
             self.add(&mut call, at, asked, now);
         }
         if !is_due {
@@ -287,23 +253,8 @@ impl Isolate {
         now: UnixMillis,
     ) -> (Call, Ticket) {
         let (mut call, costs) = self.call_about(charges, now);
-        call.op = Some(Op::Take {
-            id,
-            tag,
-            costs,
-            event,
-        });
-        (
-            call,
-            Ticket {
-                id,
-                sent: now,
-                costs: charges
-                    .iter()
-                    .map(|charge| (charge.slot, charge.cost))
-                    .collect(),
-            },
-        )
+        call.op = Some(Op::Take { id, tag, costs, event });
+        (call, Ticket { id, sent: now, costs: charges.iter().map(|charge| (charge.slot, charge.cost)).collect() })
     }
 
     /// A RESERVE of `charges`, as [`Self::take`]; its COMMIT or VOID is [`Self::end`].
@@ -317,39 +268,15 @@ impl Isolate {
         now: UnixMillis,
     ) -> (Call, Ticket) {
         let (mut call, costs) = self.call_about(charges, now);
-        call.op = Some(Op::Reserve {
-            id,
-            tag: None,
-            costs,
-            event,
-            hold_ms,
-            commits,
-        });
-        (
-            call,
-            Ticket {
-                id,
-                sent: now,
-                costs: charges
-                    .iter()
-                    .map(|charge| (charge.slot, charge.cost))
-                    .collect(),
-            },
-        )
+        call.op = Some(Op::Reserve { id, tag: None, costs, event, hold_ms, commits });
+        (call, Ticket { id, sent: now, costs: charges.iter().map(|charge| (charge.slot, charge.cost)).collect() })
     }
 
     /// A COMMIT or VOID of a reservation.
     #[must_use]
     pub fn end(&self, id: OpId, commit: bool) -> Call {
-        let op = if commit {
-            Op::Commit { id }
-        } else {
-            Op::Void { id }
-        };
-        Call {
-            op: Some(op),
-            ..self.new_call()
-        }
+        let op = if commit { Op::Commit { id } } else { Op::Void { id } };
+        Call { op: Some(op), ..self.new_call() }
     }
 
     /// A RECORD of an event that the lease `payer` of `charge` paid for.
@@ -359,33 +286,16 @@ impl Isolate {
         if let Some(account) = self.accounts.get(charge.slot.0) {
             call.rules.push(account.rule.clone());
         }
-        Call {
-            op: Some(Op::Record {
-                id,
-                rule: 0,
-                lease,
-                cost: charge.cost,
-                event,
-            }),
-            ..call
-        }
+        Call { op: Some(Op::Record { id, rule: 0, lease, cost: charge.cost, event }), ..call }
     }
 
     /// Counts `units` of a leased meter under `label`, to be reported with the next renewal. `paid` names the limit and the
     /// lease to bill; without it the count is only shown.
     pub fn count(&mut self, paid: Option<(Slot, LeaseId)>, label: &str, units: u64) {
-        if let Some(count) = self
-            .counts
-            .iter_mut()
-            .find(|count| count.paid == paid && count.label == label)
-        {
+        if let Some(count) = self.counts.iter_mut().find(|count| count.paid == paid && count.label == label) {
             count.units = count.units.saturating_add(units);
         } else if self.counts.len() < LINES {
-            self.counts.push(Count {
-                paid,
-                label: label.to_owned(),
-                units,
-            });
+            self.counts.push(Count { paid, label: label.to_owned(), units });
         }
         self.due |= self.counts.len() > LINES / 2;
     }
@@ -393,12 +303,8 @@ impl Isolate {
     /// Takes in what the limiter answered to any call.
     pub fn answered(&mut self, reply: &Reply, now: UnixMillis) {
         for account in &mut self.accounts {
-            account
-                .live
-                .retain(|held| !reply.settled.contains(&held.lease));
-            account
-                .ended
-                .retain(|held| !reply.settled.contains(&held.lease));
+            account.live.retain(|held| !reply.settled.contains(&held.lease));
+            account.ended.retain(|held| !reply.settled.contains(&held.lease));
         }
         for grant in &reply.grants {
             for account in &mut self.accounts {
@@ -407,11 +313,7 @@ impl Isolate {
                 }
             }
         }
-        if self
-            .reporting
-            .as_ref()
-            .is_some_and(|(number, _)| reply.usage.is_some_and(|safe| safe >= *number))
-        {
+        if self.reporting.as_ref().is_some_and(|(number, _)| reply.usage.is_some_and(|safe| safe >= *number)) {
             self.reporting = None;
         }
     }
@@ -419,18 +321,14 @@ impl Isolate {
     /// What came of a TAKE or RESERVE, from its answer if there is one. An ADMIT is acted on once, and only within
     /// [`WAIT_MS`] of the first send: later its tokens may have been minted again.
     pub fn verdict(&mut self, ticket: Ticket, reply: Option<&Reply>, now: UnixMillis) -> Verdict {
-        let outcome = reply
-            .and_then(|reply| reply.outcome.as_ref())
-            .filter(|outcome| outcome.0 == ticket.id);
+        let outcome = reply.and_then(|reply| reply.outcome.as_ref()).filter(|outcome| outcome.0 == ticket.id);
         match outcome.map(|outcome| &outcome.1) {
             Some(Outcome::Admit) if now.since(ticket.sent) <= WAIT_MS => Verdict::Admit,
             Some(Outcome::Deny(denial)) => {
                 if denial.code == Code::RateLimited || denial.code == Code::QuotaExhausted {
                     for (slot, cost) in &ticket.costs {
-                        if let Some(account) = self
-                            .accounts
-                            .get_mut(slot.0)
-                            .filter(|account| account.rule.key == denial.key)
+                        if let Some(account) =
+                            self.accounts.get_mut(slot.0).filter(|account| account.rule.key == denial.key)
                         {
                             account.renewal.refused(*cost, denial.retry_after_ms, now);
                         }
@@ -470,36 +368,20 @@ impl Isolate {
     }
 
     /// Adds a limit to a call, with what is to be said of it; where it is.
-    fn add(
-        &mut self,
-        call: &mut Call,
-        at: usize,
-        asked: Option<(u64, u64)>,
-        now: UnixMillis,
-    ) -> usize {
+    fn add(&mut self, call: &mut Call, at: usize, asked: Option<(u64, u64)>, now: UnixMillis) -> usize {
         let rule = call.rules.len();
         let Some(account) = self.accounts.get_mut(at) else {
             return rule;
         };
-        if let Some(rule) = call
-            .rules
-            .iter()
-            .position(|rule| rule.key == account.rule.key)
-        {
+        if let Some(rule) = call.rules.iter().position(|rule| rule.key == account.rule.key) {
             return rule;
         }
         call.rules.push(account.rule.clone());
-        call.asks
-            .extend(asked.map(|(seq, want)| Ask { rule, seq, want }));
+        call.asks.extend(asked.map(|(seq, want)| Ask { rule, seq, want }));
         for held in account.live.iter_mut().chain(&mut account.ended) {
             held.told = now;
             let used = held.tokens - held.left - held.returned;
-            call.reports.push(Report {
-                rule,
-                lease: held.lease,
-                used,
-                returned: held.returned,
-            });
+            call.reports.push(Report { rule, lease: held.lease, used, returned: held.returned });
         }
         rule
     }
@@ -540,9 +422,7 @@ impl Isolate {
 impl Account {
     #[inline]
     fn covers(&self, cost: u64, now: UnixMillis) -> bool {
-        self.live
-            .iter()
-            .any(|held| held.left >= cost && now < held.deadline)
+        self.live.iter().any(|held| held.left >= cost && now < held.deadline)
     }
 
     /// Spends from the oldest lease that covers `cost`; whether it is time to renew.
@@ -574,13 +454,8 @@ impl Account {
             held.left = 0;
             self.ended.push(held);
         }
-        let kept_ms = if self.rule.recording == Recording::Unmetered {
-            TTL_MS
-        } else {
-            GRACE_MS
-        };
-        self.ended
-            .retain(|held| now.since(held.deadline) <= kept_ms);
+        let kept_ms = if self.rule.recording == Recording::Unmetered { TTL_MS } else { GRACE_MS };
+        self.ended.retain(|held| now.since(held.deadline) <= kept_ms);
     }
 
     /// Gives back what will not be spent by the end of a lease that ends soon.
@@ -595,17 +470,9 @@ impl Account {
             }
         }
         self.renew_at = UnixMillis(u64::MAX);
-        let deadlines = self
-            .live
-            .iter()
-            .filter(|held| held.left > 0)
-            .map(|held| held.deadline);
+        let deadlines = self.live.iter().filter(|held| held.left > 0).map(|held| held.deadline);
         if let Some(last) = deadlines.max() {
-            self.renew_at = if last.since(now) > LAST_MS {
-                last.minus(LAST_MS)
-            } else {
-                last
-            };
+            self.renew_at = if last.since(now) > LAST_MS { last.minus(LAST_MS) } else { last };
         }
         self.renew_at = self.renew_at.max(self.renewal.asks_from());
         self.low_water = 0;
@@ -614,9 +481,7 @@ impl Account {
 
     /// Whether the limiter has yet to hear of tokens that go back to it.
     fn gives_back(&self, now: UnixMillis) -> bool {
-        self.ended
-            .iter()
-            .any(|held| held.returned > 0 && now.since(held.told) >= RETRY_MS)
+        self.ended.iter().any(|held| held.returned > 0 && now.since(held.told) >= RETRY_MS)
     }
 
     /// A lease has arrived. An older one is spent first; nothing granted leaves the older one as it was.
@@ -636,14 +501,8 @@ impl Account {
         self.tidy(now);
         let last = self.live.iter().map(|held| held.deadline).max();
         let asks_from = self.renewal.asks_from();
-        self.renew_at = last
-            .map_or(asks_from, |last| last.minus(LAST_MS))
-            .max(asks_from);
-        self.low_water = if asks_from > now {
-            0
-        } else {
-            self.renewal.low_water(self.left(), now)
-        };
+        self.renew_at = last.map_or(asks_from, |last| last.minus(LAST_MS)).max(asks_from);
+        self.low_water = if asks_from > now { 0 } else { self.renewal.low_water(self.left(), now) };
     }
 }
 

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::message::{
-    Ask, Call, Code, Cost, Denial, Event, Grant, Incarnation, LeaseId, Op, OpId, Outcome, Reply,
-    Report, Tag, Tally, Usage,
+    Ask, Call, Code, Cost, Denial, Event, Grant, Incarnation, LeaseId, Op, OpId, Outcome, Reply, Report, Tag, Tally,
+    Usage,
 };
 use super::policy::{LimitKey, Policy, Recording, Rev, Rule, lease_life, ttl_within};
 use super::pool::Piece;
@@ -86,9 +86,7 @@ pub struct Lease {
 impl Lease {
     /// What its holder may still have in hand.
     const fn open(&self) -> u64 {
-        self.tokens
-            .saturating_sub(self.used)
-            .saturating_sub(self.returned)
+        self.tokens.saturating_sub(self.used).saturating_sub(self.returned)
     }
 
     /// What was debited for good.
@@ -230,14 +228,8 @@ impl Limiter {
     /// The limiter that stored these rows; none when the head is not among them, because it never stored anything.
     #[must_use]
     pub fn restore(rows: impl IntoIterator<Item = Row>) -> Option<Self> {
-        let mut limiter = Self::new(
-            TenantId::new(
-                crate::domain::id::Jurisdiction::Global,
-                UnixMillis(0),
-                [0; 4],
-            ),
-            Incarnation(0),
-        );
+        let mut limiter =
+            Self::new(TenantId::new(crate::domain::id::Jurisdiction::Global, UnixMillis(0), [0; 4]), Incarnation(0));
         let mut head = None;
         for row in rows {
             match row {
@@ -262,11 +254,7 @@ impl Limiter {
     pub fn changes(&mut self) -> Changes {
         let mut changes = Changes::new();
         if std::mem::replace(&mut self.head_touched, Touched(false)).0 {
-            changes.push(super::Change {
-                table: "head",
-                id: String::new(),
-                row: Some(Row::Head(self.head.clone())),
-            });
+            changes.push(super::Change { table: "head", id: String::new(), row: Some(Row::Head(self.head.clone())) });
         }
         self.allowances.drain(&mut changes);
         self.leases.drain(&mut changes);
@@ -284,45 +272,22 @@ impl Limiter {
     pub fn step(&mut self, call: &Call, clock: UnixMillis) -> (Reply, Effects) {
         let mut effects = Effects::default();
         let now = self.advance(clock, &mut effects);
-        let keys: Vec<Option<KeyNo>> = call
-            .rules
-            .iter()
-            .map(|rule| self.adopt(rule, call, now))
-            .collect();
+        let keys: Vec<Option<KeyNo>> = call.rules.iter().map(|rule| self.adopt(rule, call, now)).collect();
         let key_at = |place: usize| keys.get(place).copied().flatten();
         if call.depth == 0 && call.rev != self.head.rev {
             self.head_mut().rev = self.head.rev.with(call.rev);
         }
 
-        let usage = call
-            .usage
-            .as_ref()
-            .map(|usage| self.tally(call.from, usage, &key_at, now, &mut effects));
-        let settled = call
-            .reports
-            .iter()
-            .filter(|report| self.report(call.from, **report, key_at(report.rule), now));
+        let usage = call.usage.as_ref().map(|usage| self.tally(call.from, usage, &key_at, now, &mut effects));
+        let settled = call.reports.iter().filter(|report| self.report(call.from, **report, key_at(report.rule), now));
         let settled = settled.map(|report| report.lease).collect::<Vec<_>>();
         let outcome = call.op.as_ref().and_then(|op| {
             let outcome = self.decide(call, op, &key_at, now, &mut effects)?;
             Some((op.id(), outcome))
         });
-        let grants = call
-            .asks
-            .iter()
-            .filter_map(|ask| Some(self.lease(call, *ask, key_at(ask.rule)?, now)))
-            .collect();
+        let grants = call.asks.iter().filter_map(|ask| Some(self.lease(call, *ask, key_at(ask.rule)?, now))).collect();
 
-        (
-            Reply {
-                rev: self.head.rev,
-                grants,
-                outcome,
-                settled,
-                usage,
-            },
-            effects,
-        )
+        (Reply { rev: self.head.rev, grants, outcome, settled, usage }, effects)
     }
 
     /// What is due without a message: reservations that ended. The shell calls it from its alarm, at [`Self::wakes_at`].
@@ -346,15 +311,9 @@ impl Limiter {
         let k = then.number(key)?;
         then.catch_up(k, then.head.clock);
         let allowance = then.allowances.get(k)?;
-        let gap = then.past_of(k).fold(allowance.gap, |gap, (_, lease)| {
-            gap + lease.0.kept().saturating_sub(lease.0.billed)
-        });
-        Some(Standing {
-            avail: then.avail(k),
-            open: then.open(k),
-            capacity: allowance.rule.policy.capacity(),
-            gap,
-        })
+        let gap =
+            then.past_of(k).fold(allowance.gap, |gap, (_, lease)| gap + lease.0.kept().saturating_sub(lease.0.billed));
+        Some(Standing { avail: then.avail(k), open: then.open(k), capacity: allowance.rule.policy.capacity(), gap })
     }
 
     /// The newest documents that anyone told of.
@@ -375,21 +334,14 @@ impl Limiter {
             self.head_mut().clock = clock;
         }
         let now = self.head.clock;
-        let mut lapsed: Vec<_> = self
-            .holds
-            .iter()
-            .filter(|(_, hold)| hold.ends <= now)
-            .map(|(id, hold)| (hold.ends, id))
-            .collect();
+        let mut lapsed: Vec<_> =
+            self.holds.iter().filter(|(_, hold)| hold.ends <= now).map(|(id, hold)| (hold.ends, id)).collect();
         lapsed.sort_unstable();
         for (ends, id) in lapsed {
             let commits = self.holds.get(id).is_some_and(|hold| hold.commits);
             self.resolve(id, commits, ends, now, effects);
         }
-        for ticket in self
-            .queue
-            .keys_where(|_, queued| now.since(queued.asked) > QUEUE_MS)
-        {
+        for ticket in self.queue.keys_where(|_, queued| now.since(queued.asked) > QUEUE_MS) {
             self.queue.remove(ticket);
         }
         // Once a second is often enough for what only takes up space.
@@ -403,36 +355,21 @@ impl Limiter {
     fn prune(&mut self, now: UnixMillis) {
         let old = |since: UnixMillis, kept_ms: u64| now.since(since) > kept_ms;
         // A repeated op id is the network's doing, within seconds.
-        let memos = self
-            .memos
-            .iter()
-            .filter(|(_, memo)| old(memo.at, MEMO_MS))
-            .map(|(id, _)| id);
+        let memos = self.memos.iter().filter(|(_, memo)| old(memo.at, MEMO_MS)).map(|(id, _)| id);
         for id in memos.take(PRUNED_PER_SECOND).collect::<Vec<_>>() {
             self.memos.remove(id);
         }
-        let senders = self
-            .senders
-            .iter()
-            .filter(|(_, sender)| old(sender.heard, SENDER_MS))
-            .map(|(id, _)| id);
+        let senders = self.senders.iter().filter(|(_, sender)| old(sender.heard, SENDER_MS)).map(|(id, _)| id);
         for id in senders.take(PRUNED_PER_SECOND).collect::<Vec<_>>() {
             self.senders.remove(id);
         }
         // Its leases are settled by then: lines about them are no longer accepted, whatever their number.
-        let reporters = self
-            .reporters
-            .iter()
-            .filter(|(_, from)| old(from.heard, SENDER_MS + 2 * GRACE_MS))
-            .map(|(id, _)| id);
+        let reporters =
+            self.reporters.iter().filter(|(_, from)| old(from.heard, SENDER_MS + 2 * GRACE_MS)).map(|(id, _)| id);
         for id in reporters.take(PRUNED_PER_SECOND).collect::<Vec<_>>() {
             self.reporters.remove(id);
         }
-        let past = self
-            .past
-            .iter()
-            .filter(|(_, lease)| lease.0.ends <= now)
-            .map(|(id, _)| id);
+        let past = self.past.iter().filter(|(_, lease)| lease.0.ends <= now).map(|(id, _)| id);
         for id in past.take(PRUNED_PER_SECOND).collect::<Vec<_>>() {
             self.settle(id);
         }
@@ -444,9 +381,7 @@ impl Limiter {
     /// bucket is as full as a new one.
     fn prune_allowances(&mut self, now: UnixMillis) {
         const IDLE_MS: u64 = 3_600_000;
-        let idle = self
-            .allowances
-            .keys_where(|_, allowance| now.since(allowance.heard) > IDLE_MS);
+        let idle = self.allowances.keys_where(|_, allowance| now.since(allowance.heard) > IDLE_MS);
         for k in idle.into_iter().take(PRUNED_PER_SECOND) {
             self.catch_up(k, now);
             let Some(allowance) = self.allowances.get(k) else {
@@ -459,10 +394,7 @@ impl Limiter {
             let held = self.open(k) > 0
                 || self.past_of(k).next().is_some()
                 || self.pieces_of(k).next().is_some()
-                || self
-                    .holds
-                    .iter()
-                    .any(|(_, hold)| hold.costs.iter().any(|cost| cost.0 == k));
+                || self.holds.iter().any(|(_, hold)| hold.costs.iter().any(|cost| cost.0 == k));
             if over && !held {
                 self.allowances.remove(k);
                 for id in self.senders.keys_where(|id, _| id.0 == k) {
@@ -473,10 +405,7 @@ impl Limiter {
     }
 
     pub(super) fn number(&self, key: &LimitKey) -> Option<KeyNo> {
-        self.allowances
-            .iter()
-            .find(|(_, allowance)| allowance.rule.key == *key)
-            .map(|(k, _)| k)
+        self.allowances.iter().find(|(_, allowance)| allowance.rule.key == *key).map(|(k, _)| k)
     }
 
     /// Brings one limit up to `now` and takes in what a message says about it. None when it cannot be believed.
@@ -489,11 +418,7 @@ impl Limiter {
             }
             let k = self.head.last_key + 1;
             self.head_mut().last_key = k;
-            let avail = if rule.above == 0 {
-                rule.policy.capacity()
-            } else {
-                0
-            };
+            let avail = if rule.above == 0 { rule.policy.capacity() } else { 0 };
             let allowance = Allowance {
                 rule: rule.clone(),
                 avail,
@@ -513,10 +438,7 @@ impl Limiter {
         let allowance = self.allowances.get_mut(k)?;
         allowance.heard = now;
         allowance.depth = allowance.depth.max(call.depth);
-        if believed
-            && rule.rev.is_newer_than(allowance.rule.rev)
-            && rule.above == allowance.rule.above
-        {
+        if believed && rule.rev.is_newer_than(allowance.rule.rev) && rule.above == allowance.rule.above {
             change_policy(allowance, rule.policy, open);
             allowance.rule = rule.clone();
         } else if rule.rev == allowance.rule.rev {
@@ -527,11 +449,8 @@ impl Limiter {
 
     /// Mints up to `now`, through each expiry in turn: what was leased may be minted again only after it is forgotten.
     pub(super) fn catch_up(&mut self, k: KeyNo, now: UnixMillis) {
-        let mut expired: Vec<_> = self
-            .leases_of(k)
-            .filter(|(_, lease)| lease.ends <= now)
-            .map(|(id, lease)| (lease.ends, id))
-            .collect();
+        let mut expired: Vec<_> =
+            self.leases_of(k).filter(|(_, lease)| lease.ends <= now).map(|(id, lease)| (lease.ends, id)).collect();
         expired.sort_unstable();
         for (ends, id) in expired {
             self.mint(k, ends);
@@ -557,8 +476,7 @@ impl Limiter {
         let policy = allowance.rule.policy;
         let ms = to.since(allowance.minted);
         let parts = u128::from(policy.parts());
-        let minted =
-            u128::from(allowance.part) + u128::from(policy.parts_per_ms()) * u128::from(ms);
+        let minted = u128::from(allowance.part) + u128::from(policy.parts_per_ms()) * u128::from(ms);
         let own = allowance.rule.above == 0 && policy.ends().is_none();
         let Some(allowance) = self.allowances.get_mut(k) else {
             return;
@@ -566,14 +484,8 @@ impl Limiter {
         allowance.minted = to;
         if own {
             let room = policy.capacity().saturating_sub(open);
-            let whole = u64::try_from(minted / parts)
-                .unwrap_or(u64::MAX)
-                .saturating_add(allowance.avail);
-            allowance.part = if whole >= room {
-                0
-            } else {
-                u64::try_from(minted % parts).unwrap_or(0)
-            };
+            let whole = u64::try_from(minted / parts).unwrap_or(u64::MAX).saturating_add(allowance.avail);
+            allowance.part = if whole >= room { 0 } else { u64::try_from(minted % parts).unwrap_or(0) };
             allowance.avail = whole.min(room);
         }
     }
@@ -581,11 +493,7 @@ impl Limiter {
     /// What is leased or reserved of one limit, and not reported as spent.
     fn open(&self, k: KeyNo) -> u64 {
         let leased: u64 = self.leases_of(k).map(|(_, lease)| lease.open()).sum();
-        let held = self
-            .holds
-            .iter()
-            .flat_map(|(_, hold)| &hold.costs)
-            .filter(|cost| cost.0 == k);
+        let held = self.holds.iter().flat_map(|(_, hold)| &hold.costs).filter(|cost| cost.0 == k);
         leased + held.map(|cost| cost.1).sum::<u64>()
     }
 
@@ -599,9 +507,7 @@ impl Limiter {
     }
 
     fn leases_of(&self, k: KeyNo) -> impl DoubleEndedIterator<Item = (LeaseId, &Lease)> {
-        self.leases
-            .range((k, LeaseId(0))..=(k, LeaseId(u64::MAX)))
-            .map(|(id, lease)| (id.1, lease))
+        self.leases.range((k, LeaseId(0))..=(k, LeaseId(u64::MAX))).map(|(id, lease)| (id.1, lease))
     }
 
     fn past_of(&self, k: KeyNo) -> impl DoubleEndedIterator<Item = ((KeyNo, LeaseId), &Past)> {
@@ -653,13 +559,7 @@ impl Limiter {
     }
 
     /// Takes in what a holder says of its lease; whether there is nothing more to say.
-    fn report(
-        &mut self,
-        from: Incarnation,
-        report: Report,
-        k: Option<KeyNo>,
-        now: UnixMillis,
-    ) -> bool {
+    fn report(&mut self, from: Incarnation, report: Report, k: Option<KeyNo>, now: UnixMillis) -> bool {
         let Some(k) = k else { return true };
         let id = (k, report.lease);
         let Some(lease) = self.leases.get(id).filter(|lease| lease.holder == from) else {
@@ -704,28 +604,18 @@ impl Limiter {
         now: UnixMillis,
         effects: &mut Effects,
     ) -> u64 {
-        let last = self
-            .reporters
-            .get(from)
-            .map_or(0, |reporter| reporter.number);
+        let last = self.reporters.get(from).map_or(0, |reporter| reporter.number);
         if usage.number <= last {
             return last;
         }
-        self.reporters.insert(
-            from,
-            Reporter {
-                number: usage.number,
-                heard: now,
-            },
-        );
+        self.reporters.insert(from, Reporter { number: usage.number, heard: now });
         for (place, line) in usage.lines.iter().enumerate() {
             let paid = line.paid.map(|(rule, lease)| (key_at(rule), lease));
             let (key, units) = match paid {
                 None => (None, line.units),
-                Some((Some(k), lease)) => (
-                    self.allowances.get(k).map(|a| a.rule.key.clone()),
-                    self.bill((k, lease), from, line.units),
-                ),
+                Some((Some(k), lease)) => {
+                    (self.allowances.get(k).map(|a| a.rule.key.clone()), self.bill((k, lease), from, line.units))
+                }
                 Some((None, _)) => (None, 0),
             };
             if units > 0 {
@@ -756,33 +646,19 @@ impl Limiter {
     }
 
     fn lease_or_past(&self, id: (KeyNo, LeaseId)) -> Option<&Lease> {
-        self.leases
-            .get(id)
-            .or_else(|| self.past.get(id).map(|past| &past.0))
+        self.leases.get(id).or_else(|| self.past.get(id).map(|past| &past.0))
     }
 
     /// Isolates and child limiters that used one limit lately.
     fn borrowers(&self, k: KeyNo, now: UnixMillis) -> u64 {
-        let senders = self
-            .senders
-            .range((k, Incarnation(0))..=(k, Incarnation(u128::MAX)));
-        senders
-            .filter(|(_, sender)| now.since(sender.heard) < TTL_MS + 1_000)
-            .count()
-            .max(1) as u64
+        let senders = self.senders.range((k, Incarnation(0))..=(k, Incarnation(u128::MAX)));
+        senders.filter(|(_, sender)| now.since(sender.heard) < TTL_MS + 1_000).count().max(1) as u64
     }
 
     /// What is kept for large costs; ahead of `ticket`, if that is one of them.
     fn queued(&self, k: KeyNo, ticket: Option<u64>) -> u64 {
-        let ahead = self
-            .queue
-            .iter()
-            .take_while(|(other, _)| ticket.is_none_or(|ticket| *other < ticket));
-        ahead
-            .flat_map(|(_, queued)| &queued.costs)
-            .filter(|cost| cost.0 == k)
-            .map(|cost| cost.1)
-            .sum()
+        let ahead = self.queue.iter().take_while(|(other, _)| ticket.is_none_or(|ticket| *other < ticket));
+        ahead.flat_map(|(_, queued)| &queued.costs).filter(|cost| cost.0 == k).map(|cost| cost.1).sum()
     }
 
     /// LEASE.
@@ -798,71 +674,41 @@ impl Limiter {
             take: false,
         };
         match &sender {
-            Some(Sender {
-                seq,
-                grant: Some(grant),
-                ..
-            }) if *seq == ask.seq => return *grant,
+            Some(Sender { seq, grant: Some(grant), .. }) if *seq == ask.seq => return *grant,
             // An older one than the last: its sender has given up on it.
             Some(Sender { seq, .. }) if *seq >= ask.seq => return none,
             _ => {}
         }
-        self.senders.insert(
-            (k, call.from),
-            Sender {
-                heard: now,
-                seq: ask.seq,
-                grant: None,
-            },
-        );
+        self.senders.insert((k, call.from), Sender { heard: now, seq: ask.seq, grant: None });
         let grant = self.grant(call, ask, k, now).unwrap_or(none);
-        self.senders.insert(
-            (k, call.from),
-            Sender {
-                heard: now,
-                seq: ask.seq,
-                grant: Some(grant),
-            },
-        );
+        self.senders.insert((k, call.from), Sender { heard: now, seq: ask.seq, grant: Some(grant) });
         grant
     }
 
     fn grant(&mut self, call: &Call, ask: Ask, k: KeyNo, now: UnixMillis) -> Option<Grant> {
         let allowance = self.allowances.get(k)?;
         let policy = allowance.rule.policy;
-        let recording = if call.depth == 0 {
-            allowance.rule.recording
-        } else {
-            Recording::Unmetered
-        };
+        let recording = if call.depth == 0 { allowance.rule.recording } else { Recording::Unmetered };
         let pooled = allowance.rule.above > 0;
         let others = self.borrowers(k, now);
         let avail = self.avail(k);
         let full_ttl = TTL_MS << call.depth.min(2);
-        let life = policy
-            .ends()
-            .map_or(u64::MAX, |ends| ends.since(now))
-            .min(allowance.rule.valid_until.since(now));
+        let life = policy.ends().map_or(u64::MAX, |ends| ends.since(now)).min(allowance.rule.valid_until.since(now));
         let mut ttl_ms = full_ttl.min(ttl_within(life));
         // Nobody gets more than a part of a quota at a time, so that little of it is out when it nears its end.
         let (want, share) = match policy {
             Policy::Rate { burst, .. } if !pooled => (ask.want, burst / (2 * others)),
             Policy::Rate { .. } => (ask.want, ask.want),
-            Policy::Quota { amount, .. } => (
-                ask.want
-                    .min((amount / 1_000).max(ask.want * 1_000 / full_ttl)),
-                avail / (2 * others),
-            ),
+            Policy::Quota { amount, .. } => {
+                (ask.want.min((amount / 1_000).max(ask.want * 1_000 / full_ttl)), avail / (2 * others))
+            }
         };
         let free = avail.saturating_sub(self.queued(k, None));
         let mut tokens = want.min(free).min(share).min((avail / 2).max(1));
         let mut take = share < 2 && !pooled;
         let mut on = None;
         if pooled {
-            self.allowances
-                .get_mut(k)?
-                .renewal
-                .note(tokens.max(want / 4));
+            self.allowances.get_mut(k)?.renewal.note(tokens.max(want / 4));
             take = self.allowances.get(k)?.renewal.takes(now);
             (on, tokens, ttl_ms) = self.choose_piece(k, tokens, full_ttl, now);
         }
@@ -884,16 +730,7 @@ impl Limiter {
                 None => self.allowances.get_mut(k)?.avail -= tokens,
             }
             let ends = now.plus(lease_life(ttl_ms));
-            let lent = Lease {
-                holder: call.from,
-                tokens,
-                used: 0,
-                returned: 0,
-                billed: 0,
-                ends,
-                recording,
-                on,
-            };
+            let lent = Lease { holder: call.from, tokens, used: 0, returned: 0, billed: 0, ends, recording, on };
             self.leases.insert((k, lease), lent);
         }
         Some(Grant {
@@ -910,9 +747,7 @@ impl Limiter {
     /// When a limit has run dry, how long until everyone finds something again: the longer, the fewer calls; but not so
     /// long that the bucket could fill up, because what it cannot hold is lost.
     fn pace(policy: Policy, others: u64) -> u64 {
-        let each = policy
-            .ms_to_mint(others * TOKENS_PER_RETURN)
-            .unwrap_or(2_000);
+        let each = policy.ms_to_mint(others * TOKENS_PER_RETURN).unwrap_or(2_000);
         let half = policy.ms_to_mint(policy.capacity() / 2).unwrap_or(2_000);
         each.min(half).clamp(100, 2_000)
     }
@@ -936,68 +771,24 @@ impl Limiter {
             return Some(memo.outcome.clone());
         }
         let outcome = match op {
-            Op::Take {
-                id,
-                tag,
-                costs,
-                event,
-            } => self.take(
-                call,
-                *id,
-                *tag,
-                costs,
-                event.as_ref(),
-                None,
-                key_at,
-                now,
-                effects,
-            )?,
-            Op::Reserve {
-                id,
-                tag,
-                costs,
-                event,
-                hold_ms,
-                commits,
-            } => {
-                if self
-                    .holds
-                    .get(*id)
-                    .is_some_and(|hold| hold.forwarded.is_none())
-                {
+            Op::Take { id, tag, costs, event } => {
+                self.take(call, *id, *tag, costs, event.as_ref(), None, key_at, now, effects)?
+            }
+            Op::Reserve { id, tag, costs, event, hold_ms, commits } => {
+                if self.holds.get(*id).is_some_and(|hold| hold.forwarded.is_none()) {
                     return Some(Outcome::Admit);
                 }
                 let reserve = Some((*hold_ms, *commits));
-                self.take(
-                    call,
-                    *id,
-                    *tag,
-                    costs,
-                    event.as_ref(),
-                    reserve,
-                    key_at,
-                    now,
-                    effects,
-                )?
+                self.take(call, *id, *tag, costs, event.as_ref(), reserve, key_at, now, effects)?
             }
-            Op::Record {
-                rule,
-                lease,
-                cost,
-                event,
-                ..
-            } => self.record(call.from, key_at(*rule), *lease, *cost, event, effects),
+            Op::Record { rule, lease, cost, event, .. } => {
+                self.record(call.from, key_at(*rule), *lease, *cost, event, effects)
+            }
             Op::Commit { .. } | Op::Void { .. } => return None,
         };
         let reserved = matches!(op, Op::Reserve { .. }) && outcome == Outcome::Admit;
         if !reserved {
-            self.memos.insert(
-                op.id(),
-                Memo {
-                    outcome: outcome.clone(),
-                    at: now,
-                },
-            );
+            self.memos.insert(op.id(), Memo { outcome: outcome.clone(), at: now });
         }
         Some(outcome)
     }
@@ -1013,9 +804,7 @@ impl Limiter {
         effects: &mut Effects,
     ) -> Outcome {
         let Some(k) = k else { return Outcome::Gone };
-        let holds = |lease: &&Lease| {
-            lease.holder == from && lease.kept().saturating_sub(lease.billed) >= cost
-        };
+        let holds = |lease: &&Lease| lease.holder == from && lease.kept().saturating_sub(lease.billed) >= cost;
         if self.lease_or_past((k, lease)).filter(holds).is_none() {
             return Outcome::Gone;
         }
@@ -1026,11 +815,7 @@ impl Limiter {
 
     /// COMMIT and VOID.
     fn end(&mut self, id: OpId, commit: bool, now: UnixMillis, effects: &mut Effects) -> Outcome {
-        if self
-            .holds
-            .get(id)
-            .is_some_and(|hold| hold.forwarded.is_none())
-        {
+        if self.holds.get(id).is_some_and(|hold| hold.forwarded.is_none()) {
             self.resolve(id, commit, now, now, effects);
             return Outcome::Done;
         }
@@ -1043,14 +828,7 @@ impl Limiter {
     }
 
     /// A reservation ends as of `at`: it is used, or its tokens go back.
-    fn resolve(
-        &mut self,
-        id: OpId,
-        commit: bool,
-        at: UnixMillis,
-        now: UnixMillis,
-        effects: &mut Effects,
-    ) {
+    fn resolve(&mut self, id: OpId, commit: bool, at: UnixMillis, now: UnixMillis, effects: &mut Effects) {
         let Some(hold) = self.holds.get(id).cloned() else {
             return;
         };
@@ -1074,10 +852,7 @@ impl Limiter {
     }
 
     /// TAKE and RESERVE: all of the costs or none. None when the parent's limiter has the word.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields of the op, and what a step is made of"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the fields of the op, and what a step is made of")]
     fn take(
         &mut self,
         call: &Call,
@@ -1094,18 +869,12 @@ impl Limiter {
         for (place, cost) in costs {
             let Some(k) = key_at(*place) else {
                 return call.rules.get(*place).map(|rule| {
-                    let code = if rule.valid_until <= now
-                        || rule.policy.ends().is_some_and(|ends| ends <= now)
-                    {
+                    let code = if rule.valid_until <= now || rule.policy.ends().is_some_and(|ends| ends <= now) {
                         Code::Expired
                     } else {
                         Code::UnknownLimit
                     };
-                    Outcome::Deny(Denial {
-                        key: rule.key.clone(),
-                        code,
-                        retry_after_ms: 0,
-                    })
+                    Outcome::Deny(Denial { key: rule.key.clone(), code, retry_after_ms: 0 })
                 });
             };
             match wanted.iter_mut().find(|other| other.0 == k) {
@@ -1115,26 +884,12 @@ impl Limiter {
         }
         for (k, _) in &wanted {
             let seen = self.senders.get((*k, call.from)).cloned();
-            let sender = Sender {
-                heard: now,
-                ..seen.unwrap_or(Sender {
-                    heard: now,
-                    seq: 0,
-                    grant: None,
-                })
-            };
+            let sender = Sender { heard: now, ..seen.unwrap_or(Sender { heard: now, seq: 0, grant: None }) };
             self.senders.insert((*k, call.from), sender);
         }
-        let waiting = self
-            .holds
-            .get(id)
-            .is_some_and(|hold| hold.forwarded.is_some());
-        let ticket = tag.and_then(|tag| {
-            self.queue
-                .iter()
-                .find(|(_, queued)| queued.tag == tag)
-                .map(|(ticket, _)| ticket)
-        });
+        let waiting = self.holds.get(id).is_some_and(|hold| hold.forwarded.is_some());
+        let ticket =
+            tag.and_then(|tag| self.queue.iter().find(|(_, queued)| queued.tag == tag).map(|(ticket, _)| ticket));
         let mut refusal: Option<(Denial, bool)> = None;
         let mut forward = false;
         for (k, cost) in &wanted {
@@ -1143,8 +898,7 @@ impl Limiter {
                 Affords::AskParent => forward = true,
                 Affords::No(denial, large) => {
                     let worse = |(other, _): &(Denial, bool)| {
-                        denial.code == Code::CostTooLarge
-                            || denial.retry_after_ms > other.retry_after_ms
+                        denial.code == Code::CostTooLarge || denial.retry_after_ms > other.retry_after_ms
                     };
                     if refusal.as_ref().is_none_or(worse) {
                         refusal = Some((denial, large));
@@ -1195,23 +949,12 @@ impl Limiter {
     }
 
     /// Whether one limit has `cost` for the holder of `ticket`; and if not, whether it may wait in the queue.
-    fn affords(
-        &mut self,
-        k: KeyNo,
-        cost: u64,
-        ticket: Option<u64>,
-        waiting: bool,
-        now: UnixMillis,
-    ) -> Affords {
+    fn affords(&mut self, k: KeyNo, cost: u64, ticket: Option<u64>, waiting: bool, now: UnixMillis) -> Affords {
         let Some(allowance) = self.allowances.get(k) else {
             return Affords::AskParent;
         };
         let (policy, pooled) = (allowance.rule.policy, allowance.rule.above > 0);
-        let deny = |code, retry_after_ms| Denial {
-            key: allowance.rule.key.clone(),
-            code,
-            retry_after_ms,
-        };
+        let deny = |code, retry_after_ms| Denial { key: allowance.rule.key.clone(), code, retry_after_ms };
         if allowance.rule.valid_until <= now || policy.ends().is_some_and(|ends| ends <= now) {
             return Affords::No(deny(Code::Expired, 0), false);
         }
@@ -1220,11 +963,7 @@ impl Limiter {
         }
         if waiting {
             // Set aside when this op was first heard; only the parent's answer is missing.
-            return if pooled {
-                Affords::AskParent
-            } else {
-                Affords::Yes
-            };
+            return if pooled { Affords::AskParent } else { Affords::Yes };
         }
         let ahead = self.queued(k, ticket);
         let avail = self.avail(k);
@@ -1235,29 +974,20 @@ impl Limiter {
             return Affords::Yes;
         }
         if pooled {
-            let denied = allowance
-                .renewal
-                .refuses(cost, now)
-                .map(|retry| deny(Code::RateLimited, retry));
+            let denied = allowance.renewal.refuses(cost, now).map(|retry| deny(Code::RateLimited, retry));
             if let Some(allowance) = self.allowances.get_mut(k) {
                 allowance.renewal.note(cost);
             }
             return denied.map_or(Affords::AskParent, |denial| Affords::No(denial, false));
         }
         match policy {
-            Policy::Quota { ends, .. } => {
-                Affords::No(deny(Code::QuotaExhausted, ends.since(now)), false)
-            }
+            Policy::Quota { ends, .. } => Affords::No(deny(Code::QuotaExhausted, ends.since(now)), false),
             Policy::Rate { burst, .. } => {
                 let others = self.borrowers(k, now);
                 let missing = cost.saturating_add(ahead).saturating_sub(avail);
                 let large = cost > (burst / (2 * others)).max(1);
                 let wait = policy.ms_to_mint(missing).unwrap_or(2_000);
-                let wait = if large {
-                    wait
-                } else {
-                    wait.max(Self::pace(policy, others))
-                };
+                let wait = if large { wait } else { wait.max(Self::pace(policy, others)) };
                 Affords::No(deny(Code::RateLimited, wait.clamp(100, 2_000)), large)
             }
         }
@@ -1265,13 +995,7 @@ impl Limiter {
 
     /// Gives a refused large cost a place, or keeps the one it has. One place for all of its limits: two costs that each
     /// held one limit would wait for each other for ever.
-    fn enqueue(
-        &mut self,
-        tag: Option<Tag>,
-        ticket: Option<u64>,
-        costs: &[(KeyNo, u64)],
-        now: UnixMillis,
-    ) -> bool {
+    fn enqueue(&mut self, tag: Option<Tag>, ticket: Option<u64>, costs: &[(KeyNo, u64)], now: UnixMillis) -> bool {
         let Some(tag) = tag else { return false };
         let ticket = match ticket {
             Some(ticket) => ticket,
@@ -1281,22 +1005,12 @@ impl Limiter {
                 self.head.last_ticket
             }
         };
-        self.queue.insert(
-            ticket,
-            Queued {
-                tag,
-                costs: costs.to_vec(),
-                asked: now,
-            },
-        );
+        self.queue.insert(ticket, Queued { tag, costs: costs.to_vec(), asked: now });
         true
     }
 
     /// The child's own part of an op is set aside while its parent's limiter decides the rest.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields of the op, and what a step is made of"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the fields of the op, and what a step is made of")]
     fn hold_and_forward(
         &mut self,
         id: OpId,
@@ -1307,8 +1021,7 @@ impl Limiter {
         now: UnixMillis,
         effects: &mut Effects,
     ) {
-        let (pooled, own): (Vec<_>, Vec<_>) =
-            wanted.iter().copied().partition(|(k, _)| self.is_pool(*k));
+        let (pooled, own): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(|(k, _)| self.is_pool(*k));
         if self.holds.get(id).is_none() {
             for (k, cost) in &own {
                 if let Some(allowance) = self.allowances.get_mut(*k) {
@@ -1321,105 +1034,50 @@ impl Limiter {
                 event: event.cloned(),
                 ends: now.plus(FORWARD_MS),
                 commits: false,
-                forwarded: Some(Forwarded {
-                    reserve,
-                    costs: pooled.clone(),
-                }),
+                forwarded: Some(Forwarded { reserve, costs: pooled.clone() }),
             };
             self.holds.insert(id, hold);
         }
-        let rules = pooled
-            .iter()
-            .filter_map(|(k, _)| self.rule_above(*k))
-            .collect();
-        let costs = pooled
-            .iter()
-            .enumerate()
-            .map(|(place, (_, cost))| (place, *cost))
-            .collect();
-        let op = Some(Op::Take {
-            id,
-            tag,
-            costs,
-            event: None,
-        });
+        let rules = pooled.iter().filter_map(|(k, _)| self.rule_above(*k)).collect();
+        let costs = pooled.iter().enumerate().map(|(place, (_, cost))| (place, *cost)).collect();
+        let op = Some(Op::Take { id, tag, costs, event: None });
         effects.forward = Some(self.call_above(rules, Vec::new(), Vec::new(), op));
     }
 
     /// What the parent's limiter said to a forwarded op, and with that the outcome. `None` for an unreachable parent: then
     /// there is no outcome, and the fail mode decides.
-    pub fn forwarded(
-        &mut self,
-        id: OpId,
-        reply: Option<&Reply>,
-        clock: UnixMillis,
-    ) -> (Option<Outcome>, Effects) {
+    pub fn forwarded(&mut self, id: OpId, reply: Option<&Reply>, clock: UnixMillis) -> (Option<Outcome>, Effects) {
         let mut effects = Effects::default();
         let now = self.advance(clock, &mut effects);
         if let Some(memo) = self.memos.get(id) {
             return (Some(memo.outcome.clone()), effects);
         }
-        let Some(hold) = self
-            .holds
-            .get(id)
-            .filter(|hold| hold.forwarded.is_some())
-            .cloned()
-        else {
+        let Some(hold) = self.holds.get(id).filter(|hold| hold.forwarded.is_some()).cloned() else {
             let reserved = self.holds.get(id).is_some();
             return (reserved.then_some(Outcome::Admit), effects);
         };
-        let answer = reply
-            .and_then(|reply| reply.outcome.clone())
-            .filter(|answer| answer.0 == id)
-            .map(|answer| answer.1);
-        let reserve = hold
-            .forwarded
-            .as_ref()
-            .and_then(|forwarded| forwarded.reserve);
+        let answer =
+            reply.and_then(|reply| reply.outcome.clone()).filter(|answer| answer.0 == id).map(|answer| answer.1);
+        let reserve = hold.forwarded.as_ref().and_then(|forwarded| forwarded.reserve);
         match (&answer, reserve) {
             (Some(Outcome::Admit), Some((hold_ms, commits))) => {
-                self.holds.insert(
-                    id,
-                    Hold {
-                        ends: now.plus(hold_ms),
-                        commits,
-                        forwarded: None,
-                        ..hold
-                    },
-                );
+                self.holds.insert(id, Hold { ends: now.plus(hold_ms), commits, forwarded: None, ..hold });
             }
             (Some(Outcome::Admit), None) => {
                 self.resolve(id, true, now, now, &mut effects);
-                self.memos.insert(
-                    id,
-                    Memo {
-                        outcome: Outcome::Admit,
-                        at: now,
-                    },
-                );
+                self.memos.insert(id, Memo { outcome: Outcome::Admit, at: now });
             }
             (Some(outcome), _) => {
                 self.resolve(id, false, now, now, &mut effects);
-                self.memos.insert(
-                    id,
-                    Memo {
-                        outcome: outcome.clone(),
-                        at: now,
-                    },
-                );
+                self.memos.insert(id, Memo { outcome: outcome.clone(), at: now });
                 if let Outcome::Deny(denial) = outcome
                     && denial.code == Code::RateLimited
                     && let Some(k) = self.number(&denial.key)
-                    && let Some(cost) = hold
-                        .forwarded
-                        .iter()
-                        .flat_map(|forwarded| &forwarded.costs)
-                        .find(|cost| cost.0 == k)
+                    && let Some(cost) =
+                        hold.forwarded.iter().flat_map(|forwarded| &forwarded.costs).find(|cost| cost.0 == k)
                     && let Some(allowance) = self.allowances.get_mut(k)
                 {
-                    allowance
-                        .renewal
-                        .refused(cost.1, denial.retry_after_ms, now);
+                    allowance.renewal.refused(cost.1, denial.retry_after_ms, now);
                 }
             }
             (None, _) => {}
@@ -1451,13 +1109,8 @@ fn change_policy(allowance: &mut Allowance, new: Policy, open: u64) {
         _ => {
             // A rate never rises by a change: raised a hundredfold, it still starts from what is there.
             let room = new.capacity().saturating_sub(open);
-            let part =
-                u128::from(allowance.part) * u128::from(new.parts()) / u128::from(old.parts());
-            allowance.part = if allowance.avail >= room {
-                0
-            } else {
-                u64::try_from(part).unwrap_or(0)
-            };
+            let part = u128::from(allowance.part) * u128::from(new.parts()) / u128::from(old.parts());
+            allowance.part = if allowance.avail >= room { 0 } else { u64::try_from(part).unwrap_or(0) };
             allowance.avail = allowance.avail.min(room);
         }
     }

@@ -18,8 +18,8 @@ mod table;
 pub use isolate::{Admission, Charge, Isolate, Slot, Ticket, Verdict};
 pub use limiter::{Effects, Limiter};
 pub use message::{
-    Ask, Call, Code, Cost, Denial, Event, Grant, Incarnation, LeaseId, Line, Op, OpId, Outcome,
-    Reply, Report, Tag, Tally, Usage,
+    Ask, Call, Code, Cost, Denial, Event, Grant, Incarnation, LeaseId, Line, Op, OpId, Outcome, Reply, Report, Tag,
+    Tally, Usage,
 };
 pub use policy::{LimitKey, Mode, Policy, Recording, Rev, Rule, carve, lease_life, ttl_within};
 pub use table::{Change, Changes, Row};

@@ -11,9 +11,7 @@ use crate::domain::name::LimitName;
 use crate::domain::time::UnixMillis;
 
 /// Whether real or test keys are counted. They never share an allowance.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Production.
@@ -181,36 +179,24 @@ pub struct Rule {
 /// ```
 #[must_use]
 pub fn carve(whole: Policy, pieces: &[Policy]) -> Policy {
-    pieces
-        .iter()
-        .fold(whole, |rest, piece| match (rest, *piece) {
-            (
-                Policy::Rate {
-                    tokens,
-                    interval_ms,
-                    burst,
-                },
-                Policy::Rate {
-                    tokens: taken,
-                    interval_ms: of_ms,
-                    burst: taken_burst,
-                },
-            ) => {
-                // taken/of_ms tokens a millisecond is taken*interval_ms/of_ms in the parent's own interval.
-                let scaled = (u128::from(taken) * u128::from(interval_ms))
-                    .div_ceil(u128::from(of_ms.max(1)));
-                Policy::Rate {
-                    tokens: tokens.saturating_sub(u64::try_from(scaled).unwrap_or(u64::MAX)),
-                    interval_ms,
-                    burst: burst.saturating_sub(taken_burst),
-                }
+    pieces.iter().fold(whole, |rest, piece| match (rest, *piece) {
+        (
+            Policy::Rate { tokens, interval_ms, burst },
+            Policy::Rate { tokens: taken, interval_ms: of_ms, burst: taken_burst },
+        ) => {
+            // taken/of_ms tokens a millisecond is taken*interval_ms/of_ms in the parent's own interval.
+            let scaled = (u128::from(taken) * u128::from(interval_ms)).div_ceil(u128::from(of_ms.max(1)));
+            Policy::Rate {
+                tokens: tokens.saturating_sub(u64::try_from(scaled).unwrap_or(u64::MAX)),
+                interval_ms,
+                burst: burst.saturating_sub(taken_burst),
             }
-            (Policy::Quota { amount, ends }, piece) => Policy::Quota {
-                amount: amount.saturating_sub(piece.capacity()),
-                ends,
-            },
-            (rest @ Policy::Rate { .. }, Policy::Quota { .. }) => rest,
-        })
+        }
+        (Policy::Quota { amount, ends }, piece) => {
+            Policy::Quota { amount: amount.saturating_sub(piece.capacity()), ends }
+        }
+        (rest @ Policy::Rate { .. }, Policy::Quota { .. }) => rest,
+    })
 }
 
 /// How long a limiter keeps a lease whose holder may spend it for `ttl_ms`.
@@ -226,8 +212,7 @@ pub const fn lease_life(ttl_ms: u64) -> u64 {
 /// The longest time to spend whose [`lease_life`] fits into `life_ms`; 0 when none does.
 #[must_use]
 pub const fn ttl_within(life_ms: u64) -> u64 {
-    (life_ms.saturating_sub(LAG_MS) * (100 - DRIFT_PERCENT) / (100 + DRIFT_PERCENT))
-        .saturating_sub(LAG_MS)
+    (life_ms.saturating_sub(LAG_MS) * (100 - DRIFT_PERCENT) / (100 + DRIFT_PERCENT)).saturating_sub(LAG_MS)
 }
 
 #[cfg(test)]
@@ -237,11 +222,7 @@ mod tests {
 
     #[test]
     fn a_revision_is_newer_only_when_nothing_in_it_is_older() {
-        let rev = |catalog, plan, tenant| Rev {
-            catalog,
-            plan,
-            tenant,
-        };
+        let rev = |catalog, plan, tenant| Rev { catalog, plan, tenant };
 
         assert!(rev(1, 1, 2).is_newer_than(rev(1, 1, 1)));
         assert!(!rev(1, 1, 1).is_newer_than(rev(1, 1, 1)));

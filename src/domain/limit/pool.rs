@@ -42,24 +42,16 @@ impl Limiter {
     /// step and tick, and hands the reply to [`Self::parent_reply`]. Its changes must be stored before it is sent.
     pub fn parent_call(&mut self, clock: UnixMillis) -> Option<Call> {
         let now = self.advance(clock, &mut Effects::default());
-        let pools = self
-            .allowances
-            .keys_where(|_, allowance| allowance.rule.above > 0);
+        let pools = self.allowances.keys_where(|_, allowance| allowance.rule.above > 0);
         let (mut rules, mut reports, mut asks) = (Vec::new(), Vec::new(), Vec::new());
         let mut is_due = false;
         for k in pools {
             self.catch_up(k, now);
             let rule = rules.len();
-            let ask = self
-                .fetch(k, now)
-                .map(|(seq, want)| Ask { rule, seq, want });
-            let about: Vec<_> = self
-                .pieces_of(k)
-                .map(|(id, piece)| (id, piece.clone()))
-                .collect();
+            let ask = self.fetch(k, now).map(|(seq, want)| Ask { rule, seq, want });
+            let about: Vec<_> = self.pieces_of(k).map(|(id, piece)| (id, piece.clone())).collect();
             // What was merely used can wait for the next ask; what ended frees its tokens at the parent's.
-            let ended =
-                |piece: &Piece| (piece.is_done() || now >= piece.deadline) && unsaid(piece, now);
+            let ended = |piece: &Piece| (piece.is_done() || now >= piece.deadline) && unsaid(piece, now);
             is_due |= ask.is_some() || about.iter().any(|(_, piece)| ended(piece));
             if ask.is_none() && about.is_empty() {
                 continue;
@@ -96,9 +88,7 @@ impl Limiter {
                 self.pieces.remove(id);
             }
         }
-        let pools = self
-            .allowances
-            .keys_where(|_, allowance| allowance.rule.above > 0);
+        let pools = self.allowances.keys_where(|_, allowance| allowance.rule.above > 0);
         for grant in &reply.grants {
             for k in &pools {
                 let Some(allowance) = self.allowances.get_mut(*k) else {
@@ -133,20 +123,14 @@ impl Limiter {
         }
         let capacity = allowance.rule.policy.capacity();
         let lasting = now.plus(lease_life(TTL_MS << allowance.depth.min(1)));
-        let free: u64 = self
-            .pieces_of(k)
-            .filter(|(_, piece)| piece.deadline > lasting)
-            .map(|(_, piece)| piece.free)
-            .sum();
+        let free: u64 =
+            self.pieces_of(k).filter(|(_, piece)| piece.deadline > lasting).map(|(_, piece)| piece.free).sum();
         let mut renewal = allowance.renewal.clone();
         let needed = renewal.demand(AHEAD_MS, now);
         if needed == 0 || free > needed {
             return None;
         }
-        let want = renewal
-            .demand(ttl_ms, now)
-            .max(capacity / LEAST_PIECE)
-            .max(1);
+        let want = renewal.demand(ttl_ms, now).max(capacity / LEAST_PIECE).max(1);
         let mut seq = self.head.last_seq;
         let ask = renewal.ask(want, ttl_ms, &mut seq, now)?;
         self.head_mut().last_seq = seq;
@@ -155,55 +139,25 @@ impl Limiter {
     }
 
     /// A message to the parent's limiter.
-    pub(super) fn call_above(
-        &self,
-        rules: Vec<Rule>,
-        reports: Vec<Report>,
-        asks: Vec<Ask>,
-        op: Option<Op>,
-    ) -> Call {
-        let pools = self
-            .allowances
-            .iter()
-            .filter(|(_, allowance)| allowance.rule.above > 0);
-        let depth = pools
-            .map(|(_, allowance)| allowance.depth.saturating_add(1))
-            .max()
-            .unwrap_or(1);
-        let rev = rules
-            .iter()
-            .fold(Rev::default(), |rev, rule| rev.with(rule.rev));
-        Call {
-            from: self.head.me,
-            depth,
-            rev,
-            rules,
-            reports,
-            asks,
-            op,
-            usage: None,
-        }
+    pub(super) fn call_above(&self, rules: Vec<Rule>, reports: Vec<Report>, asks: Vec<Ask>, op: Option<Op>) -> Call {
+        let pools = self.allowances.iter().filter(|(_, allowance)| allowance.rule.above > 0);
+        let depth = pools.map(|(_, allowance)| allowance.depth.saturating_add(1)).max().unwrap_or(1);
+        let rev = rules.iter().fold(Rev::default(), |rev, rule| rev.with(rule.rev));
+        Call { from: self.head.me, depth, rev, rules, reports, asks, op, usage: None }
     }
 
     /// A pool's rule as the limiter above sees it: one step nearer to its bucket.
     pub(super) fn rule_above(&self, k: KeyNo) -> Option<Rule> {
         let rule = &self.allowances.get(k)?.rule;
-        Some(Rule {
-            above: rule.above.saturating_sub(1),
-            ..rule.clone()
-        })
+        Some(Rule { above: rule.above.saturating_sub(1), ..rule.clone() })
     }
 
     pub(super) fn is_pool(&self, k: KeyNo) -> bool {
-        self.allowances
-            .get(k)
-            .is_some_and(|allowance| allowance.rule.above > 0)
+        self.allowances.get(k).is_some_and(|allowance| allowance.rule.above > 0)
     }
 
     pub(super) fn pieces_of(&self, k: KeyNo) -> impl DoubleEndedIterator<Item = (LeaseId, &Piece)> {
-        self.pieces
-            .range((k, LeaseId(0))..=(k, LeaseId(u64::MAX)))
-            .map(|(id, piece)| (id.1, piece))
+        self.pieces.range((k, LeaseId(0))..=(k, LeaseId(u64::MAX))).map(|(id, piece)| (id.1, piece))
     }
 
     /// What may be lent or spent of a pool now. Ended pieces have nothing free: [`Self::return_ended_pieces`] saw to it.
@@ -220,24 +174,15 @@ impl Limiter {
         full_ttl: u64,
         now: UnixMillis,
     ) -> (Option<LeaseId>, u64, u64) {
-        let lasting = self.pieces_of(k).map(|(id, piece)| {
-            (
-                ttl_within(piece.deadline.since(now)).min(full_ttl),
-                id,
-                piece,
-            )
-        });
-        let mut lasting: Vec<_> = lasting
-            .filter(|(ttl, _, piece)| *ttl >= LEAST_TTL_MS && piece.free > 0)
-            .collect();
+        let lasting =
+            self.pieces_of(k).map(|(id, piece)| (ttl_within(piece.deadline.since(now)).min(full_ttl), id, piece));
+        let mut lasting: Vec<_> = lasting.filter(|(ttl, _, piece)| *ttl >= LEAST_TTL_MS && piece.free > 0).collect();
         lasting.sort_by_key(|(_, id, piece)| (piece.deadline, *id));
         let chosen = lasting
             .iter()
             .find(|(_, _, piece)| piece.free >= want.div_ceil(2))
             .or_else(|| lasting.iter().max_by_key(|(_, _, piece)| piece.free));
-        chosen.map_or((None, 0, full_ttl), |(ttl, id, piece)| {
-            (Some(*id), want.min(piece.free), *ttl)
-        })
+        chosen.map_or((None, 0, full_ttl), |(ttl, id, piece)| (Some(*id), want.min(piece.free), *ttl))
     }
 
     pub(super) fn piece_lent(&mut self, k: KeyNo, id: LeaseId, tokens: u64) {
@@ -270,15 +215,8 @@ impl Limiter {
     /// A reservation on a piece is void.
     pub(super) fn piece_taken_back(&mut self, k: KeyNo, id: LeaseId, tokens: u64, now: UnixMillis) {
         // Once told as used it is gone: what was said to the parent is cumulative.
-        if now
-            < self
-                .pieces
-                .get((k, id))
-                .map_or(UnixMillis(0), |piece| piece.deadline)
-            && self
-                .pieces
-                .get((k, id))
-                .is_some_and(|piece| piece.told == 0)
+        if now < self.pieces.get((k, id)).map_or(UnixMillis(0), |piece| piece.deadline)
+            && self.pieces.get((k, id)).is_some_and(|piece| piece.told == 0)
             && let Some(piece) = self.pieces.get_mut((k, id))
         {
             piece.used = piece.used.saturating_sub(tokens);
@@ -287,17 +225,9 @@ impl Limiter {
     }
 
     /// Spends `cost` of a pool at once, from as many pieces as it takes, those that end first first.
-    pub(super) fn draw(
-        &mut self,
-        k: KeyNo,
-        cost: u64,
-        now: UnixMillis,
-    ) -> Vec<(KeyNo, LeaseId, u64)> {
-        let mut pieces: Vec<_> = self
-            .pieces_of(k)
-            .filter(|(_, p)| p.free > 0 && now < p.deadline)
-            .map(|(id, p)| (p.deadline, id))
-            .collect();
+    pub(super) fn draw(&mut self, k: KeyNo, cost: u64, now: UnixMillis) -> Vec<(KeyNo, LeaseId, u64)> {
+        let mut pieces: Vec<_> =
+            self.pieces_of(k).filter(|(_, p)| p.free > 0 && now < p.deadline).map(|(id, p)| (p.deadline, id)).collect();
         pieces.sort_unstable();
         let mut rest = cost;
         let mut drawn = Vec::new();
@@ -316,11 +246,8 @@ impl Limiter {
 
     /// After its deadline nothing of a piece may be spent: what is free goes back.
     pub(super) fn return_ended_pieces(&mut self, k: KeyNo, now: UnixMillis) {
-        let ended: Vec<_> = self
-            .pieces_of(k)
-            .filter(|(_, p)| p.free > 0 && now >= p.deadline)
-            .map(|(id, _)| id)
-            .collect();
+        let ended: Vec<_> =
+            self.pieces_of(k).filter(|(_, p)| p.free > 0 && now >= p.deadline).map(|(id, _)| id).collect();
         for id in ended {
             if let Some(piece) = self.pieces.get_mut((k, id)) {
                 piece.returned += piece.free;
@@ -331,10 +258,7 @@ impl Limiter {
 
     pub(super) fn prune_pieces(&mut self, now: UnixMillis) {
         // The parent's limiter has long forgotten it; nobody will ask.
-        for id in self
-            .pieces
-            .keys_where(|_, piece| now.since(piece.deadline) > GRACE_MS)
-        {
+        for id in self.pieces.keys_where(|_, piece| now.since(piece.deadline) > GRACE_MS) {
             self.pieces.remove(id);
         }
     }

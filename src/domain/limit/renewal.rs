@@ -46,11 +46,7 @@ impl Renewal {
     /// Units needed in `ms`, as far as can be told.
     pub(super) fn demand(&mut self, ms: u64, now: UnixMillis) -> u64 {
         self.demand.fold(now);
-        self.demand
-            .unit_rate
-            .max(self.demand.units.saturating_mul(1_000))
-            .saturating_mul(ms)
-            / 1_000_000
+        self.demand.unit_rate.max(self.demand.units.saturating_mul(1_000)).saturating_mul(ms) / 1_000_000
     }
 
     /// Whether so many requests come within `ttl_ms` that a lease pays.
@@ -67,15 +63,12 @@ impl Renewal {
 
     /// Until when a cost is known to be refused, if it is.
     pub(super) fn refuses(&self, cost: u64, now: UnixMillis) -> Option<u64> {
-        (now < self.refused_until && cost >= self.refused_cost)
-            .then(|| self.refused_until.since(now))
+        (now < self.refused_until && cost >= self.refused_cost).then(|| self.refused_until.since(now))
     }
 
     /// When asking makes sense again.
     pub(super) fn asks_from(&self) -> UnixMillis {
-        let retry = self
-            .pending
-            .map_or(UnixMillis(0), |pending| pending.last_try.plus(RETRY_MS));
+        let retry = self.pending.map_or(UnixMillis(0), |pending| pending.last_try.plus(RETRY_MS));
         retry.max(self.no_ask_until).max(self.take_until)
     }
 
@@ -85,30 +78,16 @@ impl Renewal {
     }
 
     /// The ask to send now: a new one, a repetition of the pending one, or none for the time being.
-    pub(super) fn ask(
-        &mut self,
-        want: u64,
-        ttl_ms: u64,
-        next_seq: &mut u64,
-        now: UnixMillis,
-    ) -> Option<(u64, u64)> {
+    pub(super) fn ask(&mut self, want: u64, ttl_ms: u64, next_seq: &mut u64, now: UnixMillis) -> Option<(u64, u64)> {
         if now < self.asks_from() {
             return None;
         }
         // Past half of its time the lease would not be worth having: the old ask is forgotten, and its answer ignored.
         let pending = match self.pending {
-            Some(pending) if now.since(pending.sent) <= ttl_ms / 2 => Pending {
-                last_try: now,
-                ..pending
-            },
+            Some(pending) if now.since(pending.sent) <= ttl_ms / 2 => Pending { last_try: now, ..pending },
             _ => {
                 *next_seq += 1;
-                Pending {
-                    seq: *next_seq,
-                    want,
-                    sent: now,
-                    last_try: now,
-                }
+                Pending { seq: *next_seq, want, sent: now, last_try: now }
             }
         };
         self.pending = Some(pending);
@@ -162,20 +141,10 @@ impl Demand {
         }
         // After n seconds the older estimate weighs 1/2^n: over a longer pause it means nothing.
         let weight = |old: u64, new: u64| {
-            if passed < 3_000 {
-                old.midpoint(new)
-            } else {
-                new
-            }
+            if passed < 3_000 { old.midpoint(new) } else { new }
         };
-        self.unit_rate = weight(
-            self.unit_rate,
-            self.units.saturating_mul(1_000_000) / passed,
-        );
-        self.request_rate = weight(
-            self.request_rate,
-            self.requests.saturating_mul(1_000_000) / passed,
-        );
+        self.unit_rate = weight(self.unit_rate, self.units.saturating_mul(1_000_000) / passed);
+        self.request_rate = weight(self.request_rate, self.requests.saturating_mul(1_000_000) / passed);
         (self.since, self.units, self.requests) = (now, 0, 0);
     }
 }

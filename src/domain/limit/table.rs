@@ -69,10 +69,7 @@ pub(super) struct Table<V: Stored> {
 
 impl<V: Stored> Default for Table<V> {
     fn default() -> Self {
-        Self {
-            rows: BTreeMap::new(),
-            touched: BTreeSet::new(),
-        }
+        Self { rows: BTreeMap::new(), touched: BTreeSet::new() }
     }
 }
 
@@ -113,19 +110,13 @@ impl<V: Stored> Table<V> {
         self.rows.iter().map(|(key, value)| (*key, value))
     }
 
-    pub(super) fn range(
-        &self,
-        range: impl RangeBounds<V::Key>,
-    ) -> impl DoubleEndedIterator<Item = (V::Key, &V)> {
+    pub(super) fn range(&self, range: impl RangeBounds<V::Key>) -> impl DoubleEndedIterator<Item = (V::Key, &V)> {
         self.rows.range(range).map(|(key, value)| (*key, value))
     }
 
     /// The keys of the rows for which `wanted` holds, to change them one by one.
     pub(super) fn keys_where(&self, wanted: impl Fn(V::Key, &V) -> bool) -> Vec<V::Key> {
-        self.iter()
-            .filter(|(key, value)| wanted(*key, value))
-            .map(|(key, _)| key)
-            .collect()
+        self.iter().filter(|(key, value)| wanted(*key, value)).map(|(key, _)| key).collect()
     }
 
     /// Puts a row back that was stored before.
@@ -137,11 +128,7 @@ impl<V: Stored> Table<V> {
     pub(super) fn drain(&mut self, changes: &mut Changes) {
         for key in std::mem::take(&mut self.touched) {
             let row = self.rows.get(&key).map(|value| V::row(key, value.clone()));
-            changes.push(Change {
-                table: V::TABLE,
-                id: V::id(key),
-                row,
-            });
+            changes.push(Change { table: V::TABLE, id: V::id(key), row });
         }
     }
 }
