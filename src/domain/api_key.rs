@@ -20,10 +20,11 @@ use sha2::{Digest, Sha256};
 use super::id::{KeyId, TenantId};
 
 /// Whether use is billed (`live`) or only tried (`test`): the same checks, metered apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Counted and billed.
+    #[default]
     Live,
     /// Counted apart, never billed.
     Test,

@@ -17,6 +17,7 @@ pub mod outbox;
 pub mod path;
 pub mod period;
 pub mod plan;
+pub mod resident;
 pub mod route;
 pub mod tenant;
 pub mod time;

@@ -22,8 +22,12 @@ impl fmt::Display for InvalidName {
 
 impl std::error::Error for InvalidName {}
 
+/// The most characters a name has.
+const MAX_LEN: usize = 128;
+const COUNT: &str = "count.";
+
 fn is_name(text: &str) -> bool {
-    text.len() <= 128
+    text.len() <= MAX_LEN
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
@@ -99,6 +103,16 @@ names! {
     Slug,
     /// A permission that an API key carries.
     Scope,
+}
+
+impl LimitName {
+    /// Where use of a meter is counted that no limit bounds: `count.` and as much of its name as a name may hold.
+    #[must_use]
+    pub fn for_count_of(meter: &MeterName) -> Self {
+        let room = MAX_LEN - COUNT.len();
+        let name = meter.as_str().get(..room).unwrap_or(meter.as_str());
+        Self(format!("{COUNT}{name}").into())
+    }
 }
 
 #[cfg(test)]

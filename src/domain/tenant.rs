@@ -59,6 +59,8 @@ pub struct Level {
 pub struct Ancestor {
     /// Who it is.
     pub tenant: TenantId,
+    /// The serial of its own document when this one was made.
+    pub serial: u64,
     /// Its standing: a suspended organisation's teams are suspended with it.
     pub status: Status,
     /// What it holds and what is its own.

@@ -1,0 +1,270 @@
+//! Pools: what a child's limiter leased from its parent's and lends on. To its parent it is what an isolate is to it.
+//!
+//! Invariant: a piece's tokens are free, lent on, used or returned; and no lease drawn on it outlives its deadline, its
+//! own margins included. A pool mints nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::limiter::{Effects, KeyNo, Limiter};
+use super::message::{Ask, Call, LeaseId, Op, Reply, Report};
+use super::policy::{Rev, Rule, lease_life, ttl_within};
+use super::{GRACE_MS, LEAST_TTL_MS, TTL_MS};
+use crate::domain::time::UnixMillis;
+
+/// How much of the demand a pool keeps in hand before it fetches more: isolates renew about once in 4 s.
+const AHEAD_MS: u64 = 3_000;
+/// Pieces are at least this part of the parent's capacity: small ones fragment, and each costs the parent a call.
+const LEAST_PIECE: u64 = 50;
+
+/// A lease from the parent's limiter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    tokens: u64,
+    free: u64,
+    used: u64,
+    returned: u64,
+    /// Until when it may be spent, counted from the first send of its ask.
+    deadline: UnixMillis,
+    /// `used + returned` as last reported, and when.
+    told: u64,
+    told_at: UnixMillis,
+}
+
+impl Piece {
+    /// Nothing of it is free or lent on any more.
+    const fn is_done(&self) -> bool {
+        self.used + self.returned >= self.tokens
+    }
+}
+
+impl Limiter {
+    /// What to ask of the parent's limiter now and to tell it, if anything. The shell sends it behind its answer, after each
+    /// step and tick, and hands the reply to [`Self::parent_reply`]. Its changes must be stored before it is sent.
+    pub fn parent_call(&mut self, clock: UnixMillis) -> Option<Call> {
+        let now = self.advance(clock, &mut Effects::default());
+        let pools = self.allowances.keys_where(|_, allowance| allowance.rule.above > 0);
+        let (mut rules, mut reports, mut asks) = (Vec::new(), Vec::new(), Vec::new());
+        let mut is_due = false;
+        for k in pools {
+            self.catch_up(k, now);
+            let rule = rules.len();
+            let ask = self.fetch(k, now).map(|(seq, want)| Ask { rule, seq, want });
+            let about: Vec<_> = self.pieces_of(k).map(|(id, piece)| (id, piece.clone())).collect();
+            // What was merely used can wait for the next ask; what ended frees its tokens at the parent's.
+            let ended = |piece: &Piece| (piece.is_done() || now >= piece.deadline) && unsaid(piece, now);
+            is_due |= ask.is_some() || about.iter().any(|(_, piece)| ended(piece));
+            if ask.is_none() && about.is_empty() {
+                continue;
+            }
+            let Some(above) = self.rule_above(k) else {
+                continue;
+            };
+            rules.push(above);
+            asks.extend(ask);
+            reports.extend(about.into_iter().map(|(lease, piece)| Report {
+                rule,
+                lease,
+                used: piece.used,
+                returned: piece.returned,
+            }));
+        }
+        if !is_due {
+            return None;
+        }
+        let told = self.pieces.keys_where(|_, piece| unsaid(piece, now));
+        for id in told {
+            if let Some(piece) = self.pieces.get_mut(id) {
+                (piece.told, piece.told_at) = (piece.used + piece.returned, now);
+            }
+        }
+        Some(self.call_above(rules, reports, asks, None))
+    }
+
+    /// Takes in what the parent's limiter answered to [`Self::parent_call`].
+    pub fn parent_reply(&mut self, reply: &Reply, clock: UnixMillis) {
+        let now = self.advance(clock, &mut Effects::default());
+        for lease in &reply.settled {
+            for id in self.pieces.keys_where(|id, _| id.1 == *lease) {
+                self.pieces.remove(id);
+            }
+        }
+        let pools = self.allowances.keys_where(|_, allowance| allowance.rule.above > 0);
+        for grant in &reply.grants {
+            for k in &pools {
+                let Some(allowance) = self.allowances.get_mut(*k) else {
+                    continue;
+                };
+                let Some(sent) = allowance.renewal.answered(grant, now) else {
+                    continue;
+                };
+                if grant.tokens > 0 {
+                    let piece = Piece {
+                        tokens: grant.tokens,
+                        free: grant.tokens,
+                        used: 0,
+                        returned: 0,
+                        deadline: sent.plus(grant.ttl_ms),
+                        told: 0,
+                        told_at: now,
+                    };
+                    self.pieces.insert((*k, grant.lease), piece);
+                    self.return_ended_pieces(*k, now);
+                }
+            }
+        }
+    }
+
+    /// The ask for the next piece, when the pool runs low or its pieces end.
+    fn fetch(&mut self, k: KeyNo, now: UnixMillis) -> Option<(u64, u64)> {
+        let allowance = self.allowances.get(k)?;
+        let ttl_ms = TTL_MS << (allowance.depth + 1).min(2);
+        if now < allowance.renewal.asks_from() || allowance.rule.valid_until <= now {
+            return None;
+        }
+        let capacity = allowance.rule.policy.capacity();
+        let lasting = now.plus(lease_life(TTL_MS << allowance.depth.min(1)));
+        let free: u64 =
+            self.pieces_of(k).filter(|(_, piece)| piece.deadline > lasting).map(|(_, piece)| piece.free).sum();
+        let mut renewal = allowance.renewal.clone();
+        let needed = renewal.demand(AHEAD_MS, now);
+        if needed == 0 || free > needed {
+            return None;
+        }
+        let want = renewal.demand(ttl_ms, now).max(capacity / LEAST_PIECE).max(1);
+        let mut seq = self.head.last_seq;
+        let ask = renewal.ask(want, ttl_ms, &mut seq, now)?;
+        self.head_mut().last_seq = seq;
+        self.allowances.get_mut(k)?.renewal = renewal;
+        Some(ask)
+    }
+
+    /// A message to the parent's limiter.
+    pub(super) fn call_above(&self, rules: Vec<Rule>, reports: Vec<Report>, asks: Vec<Ask>, op: Option<Op>) -> Call {
+        let pools = self.allowances.iter().filter(|(_, allowance)| allowance.rule.above > 0);
+        let depth = pools.map(|(_, allowance)| allowance.depth.saturating_add(1)).max().unwrap_or(1);
+        let rev = rules.iter().fold(Rev::default(), |rev, rule| rev.with(rule.rev));
+        Call { from: self.head.me, depth, rev, rules, reports, asks, op, usage: None }
+    }
+
+    /// A pool's rule as the limiter above sees it: one step nearer to its bucket.
+    pub(super) fn rule_above(&self, k: KeyNo) -> Option<Rule> {
+        let rule = &self.allowances.get(k)?.rule;
+        Some(Rule { above: rule.above.saturating_sub(1), ..rule.clone() })
+    }
+
+    pub(super) fn is_pool(&self, k: KeyNo) -> bool {
+        self.allowances.get(k).is_some_and(|allowance| allowance.rule.above > 0)
+    }
+
+    pub(super) fn pieces_of(&self, k: KeyNo) -> impl DoubleEndedIterator<Item = (LeaseId, &Piece)> {
+        self.pieces.range((k, LeaseId(0))..=(k, LeaseId(u64::MAX))).map(|(id, piece)| (id.1, piece))
+    }
+
+    /// What may be lent or spent of a pool now. Ended pieces have nothing free: [`Self::return_ended_pieces`] saw to it.
+    pub(super) fn pool_free(&self, k: KeyNo) -> u64 {
+        self.pieces_of(k).map(|(_, piece)| piece.free).sum()
+    }
+
+    /// The piece to lend from, how much, and for how long: the one that ends first, if it has half of what is wanted and
+    /// lasts; else the fullest that does.
+    pub(super) fn choose_piece(
+        &self,
+        k: KeyNo,
+        want: u64,
+        full_ttl: u64,
+        now: UnixMillis,
+    ) -> (Option<LeaseId>, u64, u64) {
+        let lasting =
+            self.pieces_of(k).map(|(id, piece)| (ttl_within(piece.deadline.since(now)).min(full_ttl), id, piece));
+        let mut lasting: Vec<_> = lasting.filter(|(ttl, _, piece)| *ttl >= LEAST_TTL_MS && piece.free > 0).collect();
+        lasting.sort_by_key(|(_, id, piece)| (piece.deadline, *id));
+        let chosen = lasting
+            .iter()
+            .find(|(_, _, piece)| piece.free >= want.div_ceil(2))
+            .or_else(|| lasting.iter().max_by_key(|(_, _, piece)| piece.free));
+        chosen.map_or((None, 0, full_ttl), |(ttl, id, piece)| (Some(*id), want.min(piece.free), *ttl))
+    }
+
+    pub(super) fn piece_lent(&mut self, k: KeyNo, id: LeaseId, tokens: u64) {
+        if let Some(piece) = self.pieces.get_mut((k, id)) {
+            piece.free = piece.free.saturating_sub(tokens);
+        }
+    }
+
+    pub(super) fn piece_used(&mut self, k: KeyNo, id: LeaseId, tokens: u64) {
+        if tokens > 0
+            && let Some(piece) = self.pieces.get_mut((k, id))
+        {
+            piece.used += tokens;
+        }
+    }
+
+    /// What an isolate gave back of a piece is free again, or after its deadline goes back to the parent in turn.
+    pub(super) fn piece_returned(&mut self, k: KeyNo, id: LeaseId, tokens: u64, now: UnixMillis) {
+        if tokens > 0
+            && let Some(piece) = self.pieces.get_mut((k, id))
+        {
+            if now < piece.deadline {
+                piece.free += tokens;
+            } else {
+                piece.returned += tokens;
+            }
+        }
+    }
+
+    /// A reservation on a piece is void.
+    pub(super) fn piece_taken_back(&mut self, k: KeyNo, id: LeaseId, tokens: u64, now: UnixMillis) {
+        // Once told as used it is gone: what was said to the parent is cumulative.
+        if now < self.pieces.get((k, id)).map_or(UnixMillis(0), |piece| piece.deadline)
+            && self.pieces.get((k, id)).is_some_and(|piece| piece.told == 0)
+            && let Some(piece) = self.pieces.get_mut((k, id))
+        {
+            piece.used = piece.used.saturating_sub(tokens);
+            piece.free += tokens;
+        }
+    }
+
+    /// Spends `cost` of a pool at once, from as many pieces as it takes, those that end first first.
+    pub(super) fn draw(&mut self, k: KeyNo, cost: u64, now: UnixMillis) -> Vec<(KeyNo, LeaseId, u64)> {
+        let mut pieces: Vec<_> =
+            self.pieces_of(k).filter(|(_, p)| p.free > 0 && now < p.deadline).map(|(id, p)| (p.deadline, id)).collect();
+        pieces.sort_unstable();
+        let mut rest = cost;
+        let mut drawn = Vec::new();
+        for (_, id) in pieces {
+            let Some(piece) = self.pieces.get_mut((k, id)).filter(|_| rest > 0) else {
+                break;
+            };
+            let part = rest.min(piece.free);
+            piece.free -= part;
+            piece.used += part;
+            rest -= part;
+            drawn.push((k, id, part));
+        }
+        drawn
+    }
+
+    /// After its deadline nothing of a piece may be spent: what is free goes back.
+    pub(super) fn return_ended_pieces(&mut self, k: KeyNo, now: UnixMillis) {
+        let ended: Vec<_> =
+            self.pieces_of(k).filter(|(_, p)| p.free > 0 && now >= p.deadline).map(|(id, _)| id).collect();
+        for id in ended {
+            if let Some(piece) = self.pieces.get_mut((k, id)) {
+                piece.returned += piece.free;
+                piece.free = 0;
+            }
+        }
+    }
+
+    pub(super) fn prune_pieces(&mut self, now: UnixMillis) {
+        // The parent's limiter has long forgotten it; nobody will ask.
+        for id in self.pieces.keys_where(|_, piece| now.since(piece.deadline) > GRACE_MS) {
+            self.pieces.remove(id);
+        }
+    }
+}
+
+/// Whether the parent's limiter has not been told what became of a piece, or has not confirmed it for a second.
+fn unsaid(piece: &Piece, now: UnixMillis) -> bool {
+    piece.told != piece.used + piece.returned || now.since(piece.told_at) > 1_000
+}

@@ -1,0 +1,547 @@
+//! A tenant as one isolate holds it: its verified documents, what follows from them for each route, and its leases.
+//!
+//! Invariant: what follows from documents is worked out once for each of their versions, holds until an instant that is
+//! known, and is worked out anew from then on. So an override ends by itself, and the warm path only looks things up.
+
+use std::rc::Rc;
+
+use super::api_key::{KeyHash, Mode};
+use super::catalog::{Catalog, Charge, Recording};
+use super::decision::Code;
+use super::document::Document;
+use super::feature::{self, Entitlement, Voices};
+use super::id::{KeyId, TenantId};
+use super::limit::{self, Incarnation, Isolate, LimitKey, Policy, Rev, Rule, Slot};
+use super::name::{FeatureName, LimitName, MeterName};
+use super::plan::{Amount, Plan};
+use super::tenant::{KeyRecord, Level, Relation, Subscription, Tenant};
+use super::time::UnixMillis;
+
+/// For how long a tenant's document is used without asking whether there is a newer one.
+pub const SOFT_TTL_MS: u64 = 5 * 60 * 1000;
+
+/// A plan version, as this isolate read it.
+#[derive(Debug)]
+pub struct HeldPlan {
+    /// The version.
+    pub document: Document<Plan>,
+    /// Whether it stands in for a newer one that could not be read yet.
+    pub stands_in: bool,
+}
+
+/// A tenant in an isolate.
+pub struct Resident {
+    document: Document<Tenant>,
+    read_at: UnixMillis,
+    /// When to look for a newer document; pushed on while someone is looking.
+    refresh_at: UnixMillis,
+    /// The newest serial that anyone told of.
+    wanted_serial: u64,
+    levels: Vec<feature::Level>,
+    plans: Vec<Option<Rc<HeldPlan>>>,
+    /// The serial of the catalog that `ways` follow from.
+    catalog: u64,
+    ways: Vec<(WayKey, Way)>,
+    /// What may be spent, and what must be reported.
+    pub limits: Isolate,
+    /// Whether someone already waits to give back what this isolate will not spend.
+    pub watched: bool,
+}
+
+/// Which route, for which mode of key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct WayKey(Mode, usize);
+
+/// What a route means for this tenant, until `until`.
+#[derive(Debug)]
+pub struct Way {
+    /// The feature it needs and cannot have: why.
+    pub refusal: Option<Refusal>,
+    /// What it takes from which limits.
+    pub charges: Vec<limit::Charge>,
+    /// The limits, as a client is shown them.
+    pub shown: Vec<Shown>,
+    /// What it counts under.
+    pub meter: Option<Metering>,
+    /// What pays for it, in the books.
+    pub payer: Option<Slot>,
+    until: UnixMillis,
+    label: Label,
+}
+
+/// A refused feature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub code: Code,
+    /// Which feature.
+    pub feature: FeatureName,
+    /// Where the answer comes from.
+    pub source: &'static str,
+}
+
+/// How a route counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metering {
+    /// Under what.
+    pub meter: MeterName,
+    /// When it is durable.
+    pub recording: Recording,
+    /// When it is charged.
+    pub charge: Charge,
+    /// How many units.
+    pub cost: u64,
+}
+
+/// A limit, as a client is shown it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Its name.
+    pub name: LimitName,
+    /// Whose it is, and how far up: 0 is the tenant that asked.
+    pub tenant: TenantId,
+    /// How far up that is.
+    pub level: usize,
+    /// Units per window, or the burst.
+    pub quota: u64,
+    /// The window in seconds; 0 where it is not of fixed length.
+    pub window_s: u64,
+    /// The end of the window, for a quota.
+    pub ends: Option<UnixMillis>,
+    /// Where it is counted.
+    pub slot: Slot,
+}
+
+/// The words that a count is reported under, made anew only when the minute or the key changes.
+#[derive(Debug, Default)]
+struct Label {
+    minute: u64,
+    key: Option<KeyId>,
+    text: String,
+}
+
+/// How a key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may be used.
+    Good(KeyId, Mode),
+    /// It may not.
+    Bad(Code),
+}
+
+impl Resident {
+    /// A tenant that was just read.
+    #[must_use]
+    pub fn new(document: Document<Tenant>, me: Incarnation, now: UnixMillis) -> Self {
+        let mut resident = Self {
+            levels: Vec::new(),
+            plans: Vec::new(),
+            wanted_serial: document.serial,
+            document,
+            read_at: now,
+            refresh_at: now.plus(SOFT_TTL_MS),
+            catalog: 0,
+            ways: Vec::new(),
+            limits: Isolate::new(me),
+            watched: false,
+        };
+        resident.arrange();
+        resident
+    }
+
+    /// Takes in a document that was read at `now`; an older one than is here only proves that this one still holds.
+    /// Leases and counts stay.
+    pub fn refresh(&mut self, document: Document<Tenant>, now: UnixMillis) {
+        if document.serial < self.document.serial {
+            return;
+        }
+        if document.serial >= self.wanted_serial {
+            self.wanted_serial = document.serial;
+            self.read_at = now;
+            self.refresh_at = now.plus(SOFT_TTL_MS);
+        }
+        let changed = document.serial > self.document.serial;
+        self.document = document;
+        if changed {
+            self.arrange();
+        }
+    }
+
+    fn arrange(&mut self) {
+        let tenant = &self.document.body;
+        let own = feature::Level { tenant: tenant.tenant, overrides: tenant.level.overrides.clone() };
+        let above = tenant.ancestors.iter().map(|ancestor| feature::Level {
+            tenant: ancestor.tenant,
+            overrides: ancestor.level.overrides.clone(),
+        });
+        self.levels = std::iter::once(own).chain(above).collect();
+        self.plans.clear();
+        self.ways.clear();
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn tenant(&self) -> &Tenant {
+        &self.document.body
+    }
+
+    /// The serial of its document.
+    #[must_use]
+    pub const fn serial(&self) -> u64 {
+        self.document.serial
+    }
+
+    /// How long ago its document was read, in milliseconds.
+    #[must_use]
+    pub const fn age_ms(&self, now: UnixMillis) -> u64 {
+        now.since(self.read_at)
+    }
+
+    /// Whether anything may still be decided from its document.
+    #[must_use]
+    pub fn is_expired(&self, now: UnixMillis) -> bool {
+        now >= self.document.expires
+    }
+
+    /// Whether to look for a newer document behind this reply. True once in five seconds while nobody finds one.
+    pub fn wants_refresh(&mut self, now: UnixMillis) -> bool {
+        let wants = now >= self.refresh_at;
+        if wants {
+            self.refresh_at = now.plus(5_000);
+        }
+        wants
+    }
+
+    /// Whether a newer document is wanted than the one that is here, without marking anything.
+    #[must_use]
+    pub fn is_stale(&self, now: UnixMillis) -> bool {
+        now >= self.refresh_at
+    }
+
+    /// Someone told of a newer document.
+    pub fn hear(&mut self, serial: u64, now: UnixMillis) {
+        if serial > self.wanted_serial {
+            self.wanted_serial = serial;
+            self.refresh_at = now;
+        }
+    }
+
+    /// How the key that hashes to `hash` stands at `now`.
+    #[must_use]
+    pub fn standing(&self, hash: KeyHash, now: UnixMillis) -> Standing {
+        match self.document.body.keys.iter().find(|key| key.hash == hash) {
+            Some(key) => Self::standing_of(key, now),
+            None => Standing::Bad(Code::KeyInvalid),
+        }
+    }
+
+    /// How the key at `place` of the document stands at `now`, if it is still the one with this id.
+    #[must_use]
+    pub fn standing_at(&self, place: usize, id: KeyId, now: UnixMillis) -> Option<Standing> {
+        self.document.body.keys.get(place).filter(|key| key.id == id).map(|key| Self::standing_of(key, now))
+    }
+
+    /// The place of the key that hashes to `hash`.
+    #[must_use]
+    pub fn place_of(&self, hash: KeyHash) -> Option<(usize, KeyId)> {
+        self.document.body.keys.iter().position(|key| key.hash == hash).and_then(|at| {
+            self.document.body.keys.get(at).map(|key| (at, key.id))
+        })
+    }
+
+    fn standing_of(key: &KeyRecord, now: UnixMillis) -> Standing {
+        if key.revoked {
+            Standing::Bad(Code::KeyRevoked)
+        } else if key.until.is_some_and(|until| now >= until) {
+            Standing::Bad(Code::KeyExpired)
+        } else {
+            Standing::Good(key.id, key.mode)
+        }
+    }
+
+    /// Whether the tenant and everyone above it may be served.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.document.body.status.serves()
+            && self.document.body.ancestors.iter().all(|ancestor| ancestor.status.serves())
+    }
+
+    /// The subscriptions that count for it, its own level first; none where a level has none.
+    pub fn subscriptions(&self) -> impl Iterator<Item = Option<&Subscription>> {
+        let tenant = &self.document.body;
+        std::iter::once(&tenant.level)
+            .chain(tenant.ancestors.iter().map(|ancestor| &ancestor.level))
+            .map(|level| level.subscription.as_ref())
+    }
+
+    /// Whether `plans` are set for the catalog with this serial.
+    #[must_use]
+    pub fn is_equipped(&self, catalog: u64) -> bool {
+        self.catalog == catalog && !self.plans.is_empty()
+    }
+
+    /// Sets the plans of its subscriptions, in their order, as the catalog with this serial says.
+    pub fn equip(&mut self, plans: Vec<Option<Rc<HeldPlan>>>, catalog: u64) {
+        self.plans = plans;
+        self.catalog = catalog;
+        self.ways.clear();
+    }
+
+    /// The plan that speaks for it: its own, or that of the nearest ancestor that has one.
+    #[must_use]
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plans.iter().flatten().next().map(|held| &held.document.body)
+    }
+
+    /// What it is entitled to of `feature` at `now`.
+    #[must_use]
+    pub fn entitlement<'a>(&'a self, catalog: &'a Catalog, feature: &str, now: UnixMillis) -> Entitlement<'a> {
+        static NOTHING: std::collections::BTreeMap<FeatureName, feature::Value> = std::collections::BTreeMap::new();
+        let voices = Voices {
+            definitions: &catalog.features,
+            kill_switches: &catalog.kill_switches,
+            levels: &self.levels,
+            plan: self.plan().map_or(&NOTHING, |plan| &plan.content.features),
+        };
+        feature::resolve(feature, &voices, now)
+    }
+
+    /// The way that was worked out for a route, if it still holds.
+    pub fn way(&mut self, mode: Mode, route: usize, now: UnixMillis) -> Option<(&mut Way, &mut Isolate)> {
+        let at = self.ways.binary_search_by_key(&WayKey(mode, route), |(key, _)| *key).ok()?;
+        let (_, way) = self.ways.get_mut(at)?;
+        (now < way.until).then_some((way, &mut self.limits))
+    }
+
+    /// Works out what a route means for this tenant from `now` on.
+    pub fn work_out(&mut self, catalog: &Catalog, asked: &Asked<'_>, now: UnixMillis) {
+        let mut until = self.document.expires;
+        let mut refusal = None;
+        if let Some(feature) = asked.feature {
+            let entitlement = self.entitlement(catalog, feature.as_str(), now);
+            until = entitlement.until.map_or(until, |ends| until.min(ends));
+            refusal = entitlement.refusal().map(|code| Refusal {
+                code,
+                feature: feature.clone(),
+                source: entitlement.source.name(),
+            });
+        }
+        let mut way =
+            Way { refusal, charges: Vec::new(), shown: Vec::new(), meter: None, payer: None, until, label: Label::default() };
+        if let Some(name) = asked.meter {
+            let meter = catalog.meters.get(name).cloned().unwrap_or_default();
+            let bounds = self.bounds(name, asked.mode, now);
+            for bound in bounds {
+                way.until = way.until.min(bound.until);
+                let recording = match (way.payer, meter.recording) {
+                    (Some(_), _) => limit::Recording::Unmetered,
+                    (None, Recording::Leased) => limit::Recording::Leased,
+                    (None, Recording::Exact) => limit::Recording::Exact,
+                };
+                let slot = self.limits.resolve(&Rule { recording, ..bound.rule });
+                way.payer = way.payer.or(Some(slot));
+                way.charges.push(limit::Charge { slot, cost: asked.cost });
+                if let Some((quota, window_s, ends)) = bound.shown {
+                    way.shown.push(Shown {
+                        name: bound.name,
+                        tenant: bound.tenant,
+                        level: bound.level,
+                        quota,
+                        window_s,
+                        ends,
+                        slot,
+                    });
+                }
+            }
+            way.meter = Some(Metering {
+                meter: name.clone(),
+                recording: meter.recording,
+                charge: meter.charge,
+                cost: asked.cost,
+            });
+        }
+        let key = WayKey(asked.mode, asked.route);
+        match self.ways.binary_search_by_key(&key, |(key, _)| *key) {
+            Ok(at) => {
+                if let Some(slot) = self.ways.get_mut(at) {
+                    slot.1 = way;
+                }
+            }
+            Err(at) => self.ways.insert(at, (key, way)),
+        }
+    }
+
+    /// Every limit that bounds `meter` for this tenant: its own, and those of its ancestors as it stands to them.
+    fn bounds(&self, meter: &MeterName, mode: Mode, now: UnixMillis) -> Vec<Bound> {
+        let tenant = &self.document.body;
+        let own = Holder {
+            tenant: tenant.tenant,
+            serial: self.document.serial,
+            level: &tenant.level,
+            relations: &tenant.relations,
+        };
+        let above = tenant.ancestors.iter().map(|ancestor| Holder {
+            tenant: ancestor.tenant,
+            serial: ancestor.serial,
+            level: &ancestor.level,
+            relations: &ancestor.relations,
+        });
+        let chain: Vec<Holder<'_>> = std::iter::once(own).chain(above).collect();
+        let mut bounds = Vec::new();
+        for (level, owner) in chain.iter().enumerate() {
+            let Some((subscription, held)) =
+                owner.level.subscription.as_ref().zip(self.plans.get(level).and_then(Option::as_ref))
+            else {
+                continue;
+            };
+            for (name, limit) in held.document.body.content.limits.iter().filter(|(_, limit)| limit.meter == *meter) {
+                let source = Resolving { mode, now, catalog: self.catalog, held, anchor: subscription.anchor };
+                // From this tenant up to the owner: a cap adds a bucket on the way, a carve ends it.
+                let carved = chain.iter().take(level).enumerate().any(|(below, holder)| {
+                    match holder.relations.get(name) {
+                        None | Some(Relation::Share) => false,
+                        Some(Relation::Cap(amount)) => {
+                            bounds.push(source.bound(holder, below, name, *amount, self.document.expires));
+                            false
+                        }
+                        Some(Relation::Carve(amount)) => {
+                            bounds.push(source.bound(holder, below, name, *amount, self.document.expires));
+                            true
+                        }
+                    }
+                });
+                if !carved {
+                    let own = owner.level.limits.get(name).filter(|own| own.until.is_none_or(|until| now < until));
+                    let mut until = self.document.expires;
+                    if let Some(ends) = own.and_then(|own| own.until) {
+                        until = until.min(ends);
+                    }
+                    let amount = own.map_or(limit.amount, |own| own.amount);
+                    let mut bound = source.bound(owner, level, name, amount, until);
+                    if let Some(piece) = owner.level.carved.get(name) {
+                        let piece = source.policy(*piece).0;
+                        bound.rule.policy = limit::carve(bound.rule.policy, &[piece]);
+                    }
+                    bounds.push(bound);
+                }
+            }
+        }
+        if bounds.is_empty() {
+            bounds.push(counted(tenant.tenant, meter, mode, self.rev(), self.document.expires));
+        }
+        bounds
+    }
+
+    fn rev(&self) -> Rev {
+        Rev { catalog: self.catalog, plan: self.catalog, tenant: self.document.serial }
+    }
+
+    /// About how many bytes it occupies, with `text` the length of its signed document: parsed, a text takes about twice
+    /// its length, and what belongs to leases and ways about a kilobyte.
+    #[must_use]
+    pub const fn weight(text: usize) -> usize {
+        2 * text + 1_500
+    }
+}
+
+impl Way {
+    /// The words to count a request under: `minute meter mode key route`. Made anew when the minute or the key changes.
+    pub fn label(&mut self, key: KeyId, mode: Mode, route: &dyn std::fmt::Display, now: UnixMillis) -> &str {
+        use std::fmt::Write as _;
+        let minute = now.0 / 60_000;
+        if self.label.minute != minute || self.label.key != Some(key) {
+            self.label.minute = minute;
+            self.label.key = Some(key);
+            self.label.text.clear();
+            let meter = self.meter.as_ref().map_or("-", |metering| metering.meter.as_str());
+            // Writing to a String does not fail.
+            let _ = write!(self.label.text, "{minute} {meter} {} {key} {route}", mode.name());
+        }
+        &self.label.text
+    }
+}
+
+/// What is asked about: a route, or a check of the API.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Live or test.
+    pub mode: Mode,
+    /// The place of the route among all routes of all origins.
+    pub route: usize,
+    /// The feature it needs.
+    pub feature: Option<&'a FeatureName>,
+    /// The meter it counts under.
+    pub meter: Option<&'a MeterName>,
+    /// The units.
+    pub cost: u64,
+}
+
+struct Holder<'a> {
+    tenant: TenantId,
+    serial: u64,
+    level: &'a Level,
+    relations: &'a std::collections::BTreeMap<LimitName, Relation>,
+}
+
+struct Resolving<'a> {
+    mode: Mode,
+    now: UnixMillis,
+    catalog: u64,
+    held: &'a HeldPlan,
+    anchor: UnixMillis,
+}
+
+struct Bound {
+    rule: Rule,
+    name: LimitName,
+    tenant: TenantId,
+    level: usize,
+    shown: Option<(u64, u64, Option<UnixMillis>)>,
+    until: UnixMillis,
+}
+
+impl Resolving<'_> {
+    fn bound(&self, holder: &Holder<'_>, level: usize, name: &LimitName, amount: Amount, until: UnixMillis) -> Bound {
+        let (policy, window) = self.policy(amount);
+        let shown = match amount {
+            Amount::Rate { units, per_ms, .. } => (units, per_ms.div_ceil(1000), None),
+            Amount::Quota { units, .. } => (units, 0, policy.ends()),
+        };
+        let until = policy.ends().map_or(until, |ends| until.min(ends));
+        let rule = Rule {
+            key: LimitKey { tenant: holder.tenant, limit: name.clone(), mode: self.mode, window },
+            policy,
+            rev: Rev {
+                catalog: self.catalog,
+                // A plan that stands in for a newer one must not look as new as that.
+                plan: self.catalog - u64::from(self.held.stands_in),
+                tenant: holder.serial,
+            },
+            valid_until: until,
+            above: u8::try_from(level).unwrap_or(u8::MAX),
+            recording: limit::Recording::Unmetered,
+        };
+        Bound { rule, name: name.clone(), tenant: holder.tenant, level, shown: Some(shown), until }
+    }
+
+    fn policy(&self, amount: Amount) -> (Policy, Option<UnixMillis>) {
+        match amount {
+            Amount::Rate { units, per_ms, burst } => {
+                (Policy::Rate { tokens: units, interval_ms: per_ms.max(1), burst }, None)
+            }
+            Amount::Quota { units, per } => {
+                let window = per.window(self.anchor, self.now);
+                (Policy::Quota { amount: units, ends: window.end }, Some(window.start))
+            }
+        }
+    }
+}
+
+/// A meter that nothing bounds is leased all the same, so that what a crash loses is known.
+fn counted(tenant: TenantId, meter: &MeterName, mode: Mode, rev: Rev, until: UnixMillis) -> Bound {
+    let name = LimitName::for_count_of(meter);
+    let policy = Policy::Quota { amount: (1 << 53) - 1, ends: UnixMillis((1 << 53) - 1) };
+    let key = LimitKey { tenant, limit: name.clone(), mode, window: Some(UnixMillis(0)) };
+    let rule = Rule { key, policy, rev, valid_until: until, above: 0, recording: limit::Recording::Unmetered };
+    Bound { rule, name, tenant, level: 0, shown: None, until }
+}
