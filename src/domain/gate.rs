@@ -1,0 +1,702 @@
+//! The gate: everything one isolate remembers, and the walk of a request through it.
+//!
+//! Invariant: the rooms are walked in one order (origin and path, key, documents, route, entitlement, limits) and never
+//! backward; each step either decides or says what is missing. Nothing here waits: a caller that is told what is missing
+//! fetches it and walks again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use super::api_key::{ApiKey, KeyHash, KeyRing, Mode};
+use super::cache::{Cache, Place};
+use super::catalog::{Catalog, DEFAULT_ORIGIN, Origin, Preflights, Target};
+use super::decision::{self, Code, Fail, Tier};
+use super::document::{Document, DocumentKey};
+use super::id::{KeyId, TenantId};
+use super::limit::{self, Admission, Incarnation};
+use super::name::{OriginName, PlanName};
+use super::path::{CanonicalPath, NotCanonical, Url};
+use super::plan::Plan;
+use super::resident::{Asked, HeldPlan, Refusal, Resident, Shown, Standing, Way};
+use super::route::{InvalidRoutes, Method, Route, RouteTable, Routed};
+use super::tenant::Tenant;
+use super::time::UnixMillis;
+
+/// For how long the catalog is used without asking whether there is a newer one.
+pub const CATALOG_SOFT_TTL_MS: u64 = 30 * 1000;
+/// How many bytes of tenants an isolate keeps: half of the 128 MB that the platform gives it.
+pub const RESIDENT_BYTES: usize = 64 * 1024 * 1024;
+/// For how long a tenant that nobody knows is not asked for again.
+const ABSENT_MS: u64 = 5_000;
+/// How many absent tenants are remembered. Each costs a MAC that only Tollgate could have made, so there are few.
+const ABSENT: usize = 1_024;
+/// The first segment of gated paths on the API host.
+const PREFIX: &str = "gate";
+
+/// What one isolate remembers.
+pub struct Gate {
+    me: Incarnation,
+    born: u128,
+    catalog: Option<Compiled>,
+    plans: BTreeMap<(PlanName, u32), Rc<HeldPlan>>,
+    residents: Cache<TenantId, Resident>,
+    /// Keys that were verified, by their text. Only a sound MAC and a listed hash bring a key in here.
+    keys: HashMap<Box<str>, Known>,
+    absent: BTreeMap<TenantId, UnixMillis>,
+    /// How many walks found their tenant here, and how many did not.
+    pub hits: u64,
+    /// See [`Self::hits`].
+    pub misses: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    tenant: TenantId,
+    resident: Place,
+    place: usize,
+    id: KeyId,
+}
+
+/// The catalog, made ready for looking up.
+pub struct Compiled {
+    document: Document<Catalog>,
+    read_at: UnixMillis,
+    refresh_at: UnixMillis,
+    origins: Vec<CompiledOrigin>,
+    hosts: BTreeMap<Box<str>, usize>,
+    default: Option<usize>,
+}
+
+/// An origin, made ready.
+pub struct CompiledOrigin {
+    name: OriginName,
+    origin: Origin,
+    table: RouteTable,
+    /// The number of its first route among the routes of all origins; the number after its last is what no rule matches.
+    first: usize,
+}
+
+/// A request, as far as a decision looks at it.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The method as received.
+    pub method: &'a str,
+    /// The absolute URL as the platform gives it.
+    pub url: &'a str,
+    /// The value of `X-API-Key`; empty where there is none.
+    pub api_key: &'a str,
+    /// The value of `Authorization`; empty where there is none.
+    pub authorization: &'a str,
+    /// Whether it has `Access-Control-Request-Method`. Unknown on the warm path, which leaves `OPTIONS` alone.
+    pub preflight: bool,
+    /// When it arrived.
+    pub now: UnixMillis,
+}
+
+/// Where a walk ended.
+pub enum Step<'g, 'r> {
+    /// Not a request for the gate: it is for the API of Tollgate itself.
+    Elsewhere,
+    /// It cannot go on without these documents.
+    Missing(Vec<DocumentKey>),
+    /// A preflight that passes unmetered.
+    Preflight(Passage<'g, 'r>),
+    /// Decided: it may not pass.
+    Refuse(Refused<'g>),
+    /// Decided, or decided but for its limits.
+    Way(Standpoint<'g, 'r>),
+}
+
+/// Which origin, and what to ask of it.
+#[derive(Debug)]
+pub struct Passage<'g, 'r> {
+    /// The origin's name.
+    pub origin: &'g OriginName,
+    /// Where it is.
+    pub target: &'g Target,
+    /// The method.
+    pub method: Method,
+    /// The path: what was matched is what is forwarded.
+    pub path: CanonicalPath<'r>,
+    /// The query, as received.
+    pub query: Option<&'r str>,
+}
+
+/// A refusal, and what is known about who was refused.
+pub struct Refused<'g> {
+    /// Why.
+    pub code: Code,
+    /// Which feature, and where that answer comes from.
+    pub feature: Option<Refusal>,
+    /// Which limit, and when to ask again.
+    pub limit: Option<(Shown, Option<u64>)>,
+    /// Why the path has no canonical form.
+    pub path: Option<NotCanonical>,
+    /// The units asked for.
+    pub cost: u64,
+    /// Who.
+    pub resident: Option<&'g Resident>,
+    /// Who decided.
+    pub tier: Tier,
+}
+
+impl<'g> Refused<'g> {
+    /// A refusal for `code`, of someone not yet known.
+    #[must_use]
+    pub const fn new(code: Code) -> Self {
+        Self { code, feature: None, limit: None, path: None, cost: 0, resident: None, tier: Tier::Isolate }
+    }
+
+    /// Of this tenant.
+    #[must_use]
+    pub const fn of(self, resident: &'g Resident) -> Self {
+        Self { resident: Some(resident), ..self }
+    }
+}
+
+/// A request whose key, route and feature are settled.
+pub struct Standpoint<'g, 'r> {
+    /// Where it goes.
+    pub passage: Passage<'g, 'r>,
+    /// Who asks.
+    pub resident: &'g mut Resident,
+    /// With which key.
+    pub key: KeyId,
+    /// Live or test.
+    pub mode: Mode,
+    /// The rule; none where the default lets it pass.
+    pub route: Option<&'g Route>,
+    /// The number of the route.
+    pub number: usize,
+    /// The catalog it was decided from.
+    pub catalog: &'g Catalog,
+    /// Whether the catalog should be read anew behind this reply.
+    pub stale_catalog: bool,
+}
+
+impl Gate {
+    /// A gate that remembers nothing. `me` is random.
+    #[must_use]
+    pub fn new(me: u128) -> Self {
+        Self {
+            me: Incarnation(me),
+            born: 0,
+            catalog: None,
+            plans: BTreeMap::new(),
+            residents: Cache::new(RESIDENT_BYTES),
+            keys: HashMap::new(),
+            absent: BTreeMap::new(),
+            hits: 0,
+            misses: 0,
+        }
+    }
+
+    /// Walks as far as the limits.
+    pub fn walk<'g, 'r>(&'g mut self, request: &Request<'r>, ring: &KeyRing) -> Step<'g, 'r> {
+        let now = request.now;
+        let Some(url) = Url::split(request.url) else { return Step::Refuse(Refused::new(Code::NotFound)) };
+        let Some(catalog) = self.catalog.as_mut().filter(|catalog| now < catalog.document.expires) else {
+            return Step::Missing(vec![DocumentKey::Catalog]);
+        };
+        let stale_catalog = catalog.wants_refresh(now);
+        let catalog = &*catalog;
+
+        let (origin, path) = match catalog.locate(&url) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Step::Elsewhere,
+            Err(refused) => return Step::Refuse(refused),
+        };
+        let Ok(method) = request.method.parse::<Method>() else {
+            return Step::Refuse(Refused::new(Code::MethodNotAllowed));
+        };
+        let passage =
+            Passage { origin: &origin.name, target: &origin.origin.target, method, path, query: url.query };
+        if request.preflight && method == Method::Options && origin.origin.preflights == Preflights::Pass {
+            return Step::Preflight(passage);
+        }
+
+        let text = match credential(request.api_key, request.authorization) {
+            Ok(text) => text,
+            Err(code) => return Step::Refuse(Refused::new(code)),
+        };
+        let (place, standing) = match identify(&mut self.keys, &mut self.residents, &self.absent, ring, text, now) {
+            Identified::As(place, standing) => (place, standing),
+            Identified::Not(code) => return Step::Refuse(Refused::new(code)),
+            Identified::Unread(tenant) => {
+                self.misses += 1;
+                return Step::Missing(vec![DocumentKey::Tenant(tenant)]);
+            }
+        };
+        let Some(resident) = self.residents.get(place) else {
+            return Step::Refuse(Refused::new(Code::SnapshotUnavailable));
+        };
+        if !resident.is_equipped(catalog.document.serial) {
+            if let Some(missing) = equip(resident, catalog, &self.plans) {
+                return Step::Missing(missing);
+            }
+        }
+        self.hits += 1;
+        let (key, mode) = match standing {
+            Standing::Good(key, mode) => (key, mode),
+            Standing::Bad(code) => return Step::Refuse(Refused::new(code).of(resident)),
+        };
+        if !resident.serves() {
+            return Step::Refuse(Refused::new(Code::TenantSuspended).of(resident));
+        }
+
+        let (route, number) = match origin.table.route_at(method, &passage.path) {
+            Routed::Rule(place, route) => (Some(route), origin.first + place),
+            Routed::Allowed => (None, origin.first + origin.table.routes().len()),
+            Routed::Denied => return Step::Refuse(Refused::new(Code::RouteDenied).of(resident)),
+            Routed::Refused(why) => {
+                return Step::Refuse(Refused { path: Some(why), ..Refused::new(Code::PathNotCanonical).of(resident) });
+            }
+        };
+        Step::Way(Standpoint {
+            passage,
+            resident,
+            key,
+            mode,
+            route,
+            number,
+            catalog: &catalog.document.body,
+            stale_catalog,
+        })
+    }
+
+    /// The tenant behind an API key, for the API's own calls.
+    pub fn caller<'g>(&'g mut self, request: &Request<'_>, ring: &KeyRing) -> Caller<'g> {
+        let now = request.now;
+        let Some(catalog) = self.catalog.as_ref().filter(|catalog| now < catalog.document.expires) else {
+            return Caller::Missing(vec![DocumentKey::Catalog]);
+        };
+        let text = match credential(request.api_key, request.authorization) {
+            Ok(text) => text,
+            Err(code) => return Caller::Refused(Refused::new(code)),
+        };
+        let (place, standing) = match identify(&mut self.keys, &mut self.residents, &self.absent, ring, text, now) {
+            Identified::As(place, standing) => (place, standing),
+            Identified::Not(code) => return Caller::Refused(Refused::new(code)),
+            Identified::Unread(tenant) => return Caller::Missing(vec![DocumentKey::Tenant(tenant)]),
+        };
+        let Some(resident) = self.residents.get(place) else {
+            return Caller::Refused(Refused::new(Code::SnapshotUnavailable));
+        };
+        if !resident.is_equipped(catalog.document.serial) {
+            if let Some(missing) = equip(resident, catalog, &self.plans) {
+                return Caller::Missing(missing);
+            }
+        }
+        match standing {
+            Standing::Good(key, mode) if resident.serves() => {
+                Caller::Known { resident, catalog: &catalog.document.body, key, mode }
+            }
+            Standing::Good(..) => Caller::Refused(Refused::new(Code::TenantSuspended).of(resident)),
+            Standing::Bad(code) => Caller::Refused(Refused::new(code).of(resident)),
+        }
+    }
+
+    /// A tenant that is here.
+    pub fn resident(&mut self, tenant: TenantId) -> Option<&mut Resident> {
+        let place = self.residents.find(&tenant)?;
+        self.residents.get(place)
+    }
+
+    /// How many tenants are here, and the bytes they are counted with.
+    #[must_use]
+    pub fn occupancy(&self) -> (usize, usize) {
+        (self.residents.len(), self.residents.weight())
+    }
+
+    /// Whether the catalog is here, and may be used at `now`.
+    #[must_use]
+    pub fn catalog(&self, now: UnixMillis) -> Option<&Compiled> {
+        self.catalog.as_ref().filter(|catalog| now < catalog.document.expires)
+    }
+
+    /// Takes in a catalog that was read at `now`; an older one than is here only proves that this one still holds.
+    ///
+    /// # Errors
+    /// When its routes make no table; what was here before stays.
+    pub fn take_catalog(&mut self, document: Document<Catalog>, now: UnixMillis) -> Result<(), InvalidRoutes> {
+        if self.catalog.as_ref().is_some_and(|held| held.document.serial > document.serial) {
+            return Ok(());
+        }
+        let known = self.catalog.as_mut().filter(|held| held.document.serial == document.serial);
+        if let Some(held) = known {
+            held.document.expires = held.document.expires.max(document.expires);
+            held.read_at = now;
+            held.refresh_at = now.plus(CATALOG_SOFT_TTL_MS);
+            return Ok(());
+        }
+        self.catalog = Some(Compiled::new(document, now)?);
+        // Versions that no head names any more are forgotten with the tenants that stay on them read anew.
+        let heads: Vec<(PlanName, u32)> = self
+            .catalog
+            .iter()
+            .flat_map(|held| &held.document.body.plans)
+            .flat_map(|(plan, head)| {
+                std::iter::once((plan.clone(), head.version)).chain(head.previous.map(|version| (plan.clone(), version)))
+            })
+            .collect();
+        if self.plans.len() > 4 * heads.len() + 64 {
+            self.plans.retain(|key, _| heads.contains(key));
+        }
+        Ok(())
+    }
+
+    /// Takes in a plan version.
+    pub fn take_plan(&mut self, document: Document<Plan>) {
+        let key = (document.body.plan.clone(), document.body.version);
+        self.plans.insert(key, Rc::new(HeldPlan { document, stands_in: false }));
+    }
+
+    /// Notes that a plan version cannot be read for now: the one before stands in for it until the catalog is read anew.
+    /// False when there is none to stand in.
+    pub fn stand_in(&mut self, plan: &PlanName, version: u32) -> bool {
+        let previous = self
+            .catalog
+            .as_ref()
+            .and_then(|held| held.document.body.plans.get(plan))
+            .filter(|head| head.version == version)
+            .and_then(|head| head.previous)
+            .and_then(|previous| self.plans.get(&(plan.clone(), previous)));
+        let Some(held) = previous.filter(|held| !held.stands_in) else { return false };
+        let document = held.document.clone();
+        self.plans.insert((plan.clone(), version), Rc::new(HeldPlan { document, stands_in: true }));
+        true
+    }
+
+    /// The plan version that would stand in for this one.
+    #[must_use]
+    pub fn previous(&self, plan: &PlanName, version: u32) -> Option<DocumentKey> {
+        let head = self.catalog.as_ref()?.document.body.plans.get(plan)?;
+        head.previous.filter(|_| head.version == version).map(|previous| DocumentKey::Plan(plan.clone(), previous))
+    }
+
+    /// Plan versions that others stand in for: to be asked for again behind a reply.
+    pub fn stood_in(&mut self) -> Vec<DocumentKey> {
+        let keys: Vec<_> = self.plans.iter().filter(|(_, held)| held.stands_in).map(|(key, _)| key.clone()).collect();
+        keys.into_iter().map(|(plan, version)| DocumentKey::Plan(plan, version)).collect()
+    }
+
+    /// Makes residents look their plans up again: one that stood in was replaced.
+    pub fn forget_equipment(&mut self) {
+        for resident in self.residents.values_mut() {
+            resident.equip(Vec::new(), 0);
+        }
+    }
+
+    /// Takes in a tenant's document of `text` bytes, read at `now`.
+    pub fn take_tenant(&mut self, document: Document<Tenant>, text: usize, now: UnixMillis) {
+        let tenant = document.body.tenant;
+        self.absent.remove(&tenant);
+        if let Some(place) = self.residents.find(&tenant) {
+            if let Some(resident) = self.residents.get(place) {
+                resident.refresh(document, now);
+            }
+            self.residents.reweigh(place, Resident::weight(text));
+            return;
+        }
+        self.born += 1;
+        // An isolate that forgot a tenant is another borrower to its limiter when it meets it again.
+        let me = Incarnation(self.me.0.wrapping_add(self.born));
+        self.residents.insert(tenant, Resident::new(document, me, now), Resident::weight(text));
+        // Places of what was put out lead nowhere; they are swept when they outnumber what is here.
+        if self.keys.len() > 2 * self.residents.len() + 1_024 {
+            let residents = &self.residents;
+            self.keys.retain(|_, known| residents.peek(known.resident).is_some());
+        }
+    }
+
+    /// Notes that nobody knows `tenant`.
+    pub fn note_absent(&mut self, tenant: TenantId, now: UnixMillis) {
+        if self.absent.len() >= ABSENT {
+            self.absent.retain(|_, until| now < *until);
+            if self.absent.len() >= ABSENT {
+                self.absent.pop_first();
+            }
+        }
+        self.absent.insert(tenant, now.plus(ABSENT_MS));
+    }
+}
+
+/// Who calls the API of Tollgate itself.
+pub enum Caller<'g> {
+    /// This tenant.
+    Known {
+        /// The tenant.
+        resident: &'g mut Resident,
+        /// The catalog.
+        catalog: &'g Catalog,
+        /// The key it called with.
+        key: KeyId,
+        /// Live or test.
+        mode: Mode,
+    },
+    /// Nobody who may.
+    Refused(Refused<'g>),
+    /// It cannot be said without these documents.
+    Missing(Vec<DocumentKey>),
+}
+
+enum Identified {
+    As(Place, Standing),
+    Not(Code),
+    Unread(TenantId),
+}
+
+/// The one API key that a request carries. A bearer that is not of Tollgate's form belongs to the origin.
+fn credential<'r>(api_key: &'r str, authorization: &'r str) -> Result<&'r str, Code> {
+    let bearer = authorization
+        .get(..7)
+        .filter(|scheme| scheme.eq_ignore_ascii_case("bearer "))
+        .and_then(|_| authorization.get(7..))
+        .map(str::trim)
+        .filter(|text| Mode::ALL.iter().any(|mode| text.starts_with(mode.prefix())));
+    match (api_key, bearer) {
+        ("", None) => Err(Code::KeyMissing),
+        ("", Some(bearer)) => Ok(bearer),
+        (key, Some(bearer)) if key != bearer => Err(Code::KeyConflict),
+        (key, _) => Ok(key),
+    }
+}
+
+/// Whose key it is and how it stands. A key that is not in the memory of this isolate must carry a sound MAC before
+/// anything is read for it.
+fn identify(
+    keys: &mut HashMap<Box<str>, Known>,
+    residents: &mut Cache<TenantId, Resident>,
+    absent: &BTreeMap<TenantId, UnixMillis>,
+    ring: &KeyRing,
+    text: &str,
+    now: UnixMillis,
+) -> Identified {
+    if let Some(known) = keys.get(text) {
+        match residents.get(known.resident) {
+            Some(resident) if resident.is_expired(now) => return Identified::Unread(known.tenant),
+            Some(resident) => {
+                if let Some(standing) = resident.standing_at(known.place, known.id, now) {
+                    return Identified::As(known.resident, standing);
+                }
+            }
+            None => {}
+        }
+    }
+    let Ok(key) = text.parse::<ApiKey>() else { return Identified::Not(Code::KeyInvalid) };
+    let Ok(tenant) = key.tenant() else { return Identified::Not(Code::KeyInvalid) };
+    if !ring.verify(&key) {
+        return Identified::Not(Code::KeyInvalid);
+    }
+    let Some(place) = residents.find(&tenant) else {
+        if absent.get(&tenant).is_some_and(|until| now < *until) {
+            return Identified::Not(Code::KeyInvalid);
+        }
+        return Identified::Unread(tenant);
+    };
+    let Some(resident) = residents.get(place).filter(|resident| !resident.is_expired(now)) else {
+        return Identified::Unread(tenant);
+    };
+    let hash = KeyHash::of(text);
+    match resident.place_of(hash) {
+        Some((at, id)) => {
+            keys.insert(text.into(), Known { tenant, resident: place, place: at, id });
+        }
+        // Made by Tollgate, and not in the document: perhaps younger than it.
+        None => resident.hear(resident.serial() + 1, now),
+    }
+    Identified::As(place, resident.standing(hash, now))
+}
+
+/// Gives a tenant the plans that the catalog names for its subscriptions, or says which are missing.
+fn equip(
+    resident: &mut Resident,
+    catalog: &Compiled,
+    plans: &BTreeMap<(PlanName, u32), Rc<HeldPlan>>,
+) -> Option<Vec<DocumentKey>> {
+    let mut held = Vec::new();
+    let mut missing = Vec::new();
+    for subscription in resident.subscriptions() {
+        let wanted = subscription.and_then(|subscription| {
+            let head = catalog.document.body.plans.get(&subscription.plan);
+            let version = subscription.version.or(head.map(|head| head.version))?;
+            Some((subscription.plan.clone(), version))
+        });
+        held.push(match wanted {
+            None => None,
+            Some(key) => match plans.get(&key) {
+                Some(plan) => Some(Rc::clone(plan)),
+                None => {
+                    missing.push(DocumentKey::Plan(key.0, key.1));
+                    None
+                }
+            },
+        });
+    }
+    if missing.is_empty() {
+        resident.equip(held, catalog.document.serial);
+        None
+    } else {
+        Some(missing)
+    }
+}
+
+impl Compiled {
+    fn new(document: Document<Catalog>, now: UnixMillis) -> Result<Self, InvalidRoutes> {
+        let mut origins = Vec::new();
+        let mut hosts = BTreeMap::new();
+        let mut first = 0;
+        for (name, origin) in &document.body.origins {
+            let table = RouteTable::compile(origin.routes.clone(), origin.unmatched, origin.case)?;
+            for host in &origin.hosts {
+                hosts.insert(host.as_str().into(), origins.len());
+            }
+            let routes = table.routes().len();
+            origins.push(CompiledOrigin { name: name.clone(), origin: origin.clone(), table, first });
+            first += routes + 1;
+        }
+        let default = origins.iter().position(|origin| origin.name.as_str() == DEFAULT_ORIGIN);
+        Ok(Self { document, read_at: now, refresh_at: now.plus(CATALOG_SOFT_TTL_MS), origins, hosts, default })
+    }
+
+    /// The catalog itself.
+    #[must_use]
+    pub const fn body(&self) -> &Catalog {
+        &self.document.body
+    }
+
+    /// Its serial.
+    #[must_use]
+    pub const fn serial(&self) -> u64 {
+        self.document.serial
+    }
+
+    /// How long ago it was read, in milliseconds.
+    #[must_use]
+    pub const fn age_ms(&self, now: UnixMillis) -> u64 {
+        now.since(self.read_at)
+    }
+
+    /// Whether to look for a newer one behind this reply. True once in five seconds while nobody finds one.
+    fn wants_refresh(&mut self, now: UnixMillis) -> bool {
+        let wants = now >= self.refresh_at;
+        if wants {
+            self.refresh_at = now.plus(5_000);
+        }
+        wants
+    }
+
+    /// Which origin a URL is for, and the path there; none for the API of Tollgate itself.
+    fn locate<'r>(&self, url: &Url<'r>) -> Result<Option<(&CompiledOrigin, CanonicalPath<'r>)>, Refused<'static>> {
+        let refuse = |why| Refused { path: Some(why), ..Refused::new(Code::PathNotCanonical) };
+        let host = url.host.rsplit_once(':').map_or(url.host, |(host, _)| host);
+        if let Some(origin) = self.hosts.get(host).and_then(|at| self.origins.get(*at)) {
+            return CanonicalPath::parse(url.path).map(|path| Some((origin, path))).map_err(refuse);
+        }
+        let path = match CanonicalPath::parse(url.path) {
+            Ok(path) => path,
+            // What has no canonical form might be meant for the gate, and is not a path of the API either.
+            Err(why) => return Err(refuse(why)),
+        };
+        match (path.strip_first(PREFIX), self.default.and_then(|at| self.origins.get(at))) {
+            (None, _) => Ok(None),
+            (Some(_), None) => Err(Refused::new(Code::NotFound)),
+            (Some(path), Some(origin)) => Ok(Some((origin, path))),
+        }
+    }
+}
+
+/// What is decided about the limits of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It may pass.
+    Admit(Tier),
+    /// It would be refused, but its rule only observes.
+    Observed(Code),
+    /// It may not pass.
+    Refuse {
+        /// Why.
+        code: Code,
+        /// Which feature.
+        feature: Option<Refusal>,
+        /// Which limit, and when to ask again (ms).
+        limit: Option<(Shown, Option<u64>)>,
+    },
+    /// Only the limiter can tell.
+    Ask,
+}
+
+impl Standpoint<'_, '_> {
+    /// The rule's own words for itself, for reports.
+    #[must_use]
+    pub fn route_name(&self) -> String {
+        self.route.map_or_else(|| "unmatched".to_owned(), ToString::to_string)
+    }
+
+    /// Whether a refusal is carried out.
+    #[must_use]
+    pub fn enforcement(&self) -> decision::Mode {
+        self.route.map_or(decision::Mode::Enforce, |route| route.mode)
+    }
+
+    /// What happens when no decision can be made.
+    #[must_use]
+    pub fn fail(&self) -> Fail {
+        self.route.map_or(Fail::Closed, |route| route.fail)
+    }
+
+    /// What the route means for this tenant now: worked out where that is not known any more.
+    pub fn way(&mut self, now: UnixMillis) -> Option<(&mut Way, &mut limit::Isolate)> {
+        if self.resident.way(self.mode, self.number, now).is_none() {
+            let asked = Asked {
+                mode: self.mode,
+                route: self.number,
+                feature: self.route.and_then(|route| route.feature.as_ref()),
+                meter: self.route.and_then(|route| route.meter.as_ref()),
+                cost: self.route.map_or(0, |route| route.cost),
+            };
+            self.resident.work_out(self.catalog, &asked, now);
+        }
+        self.resident.way(self.mode, self.number, now)
+    }
+
+    /// Decides what can be decided here: the feature, and the limits as far as live leases pay.
+    pub fn decide(&mut self, now: UnixMillis) -> Outcome {
+        let observes = self.enforcement() == decision::Mode::Observe;
+        let Some((way, limits)) = self.way(now) else {
+            return Outcome::Refuse { code: Code::Internal, feature: None, limit: None };
+        };
+        if let Some(refusal) = &way.refusal {
+            if observes {
+                return Outcome::Observed(refusal.code);
+            }
+            return Outcome::Refuse { code: refusal.code, feature: Some(refusal.clone()), limit: None };
+        }
+        if way.charges.is_empty() {
+            return Outcome::Admit(Tier::Isolate);
+        }
+        match limits.admit(&way.charges, now) {
+            Admission::Admit => Outcome::Admit(Tier::Lease),
+            Admission::Ask => Outcome::Ask,
+            Admission::Deny { slot, code, retry_after_ms } => {
+                let code = limit_code(code);
+                if observes {
+                    return Outcome::Observed(code);
+                }
+                let shown = way.shown.iter().find(|shown| shown.slot == slot).cloned();
+                Outcome::Refuse { code, feature: None, limit: shown.map(|shown| (shown, Some(retry_after_ms))) }
+            }
+        }
+    }
+}
+
+/// The stable code of a limit's refusal.
+#[must_use]
+pub const fn limit_code(code: limit::Code) -> Code {
+    match code {
+        limit::Code::RateLimited => Code::RateLimited,
+        limit::Code::QuotaExhausted => Code::QuotaExceeded,
+        limit::Code::CostTooLarge => Code::CostExceedsLimit,
+        limit::Code::Expired | limit::Code::UnknownLimit => Code::LimiterUnavailable,
+    }
+}
