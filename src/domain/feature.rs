@@ -306,3 +306,289 @@ pub fn resolve<'a>(feature: &str, voices: &Voices<'a>, now: UnixMillis) -> Entit
 fn holds(until: Option<UnixMillis>, now: UnixMillis) -> bool {
     until.is_none_or(|until| now < until)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::Jurisdiction;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+    const FEATURE: &str = "analytics";
+
+    /// What is said about one feature, level by level.
+    #[derive(Clone, Debug, Default)]
+    struct Said {
+        kind: Option<Kind>,
+        kill: Option<Option<UnixMillis>>,
+        levels: Vec<Option<(Json, Option<UnixMillis>)>>,
+        plan: Option<Json>,
+        default: Option<Json>,
+    }
+
+    struct World {
+        definitions: BTreeMap<FeatureName, Definition>,
+        kill_switches: BTreeMap<FeatureName, KillSwitch>,
+        levels: Vec<Level>,
+        plan: BTreeMap<FeatureName, Value>,
+    }
+
+    impl World {
+        fn voices(&self) -> Voices<'_> {
+            Voices {
+                definitions: &self.definitions,
+                kill_switches: &self.kill_switches,
+                levels: &self.levels,
+                plan: &self.plan,
+            }
+        }
+    }
+
+    fn tenant(level: usize) -> TenantId {
+        TenantId::new(Jurisdiction::Global, NOW, [u8::try_from(level).unwrap(); 4])
+    }
+
+    fn world(said: &Said) -> World {
+        fn about<T>(value: Option<T>) -> BTreeMap<FeatureName, T> {
+            value.into_iter().map(|value| (FEATURE.parse().unwrap(), value)).collect()
+        }
+        let value = |json: &Json| Value::try_from(json.clone()).unwrap();
+        World {
+            definitions: about(said.kind.map(|kind| Definition {
+                kind,
+                default: said.default.as_ref().map(value),
+                description: String::new(),
+            })),
+            kill_switches: about(said.kill.map(|until| KillSwitch {
+                reason: "leak".into(),
+                author: "op".into(),
+                until,
+            })),
+            levels: (said.levels.iter().enumerate())
+                .map(|(level, set)| Level {
+                    tenant: tenant(level),
+                    overrides: about(set.as_ref().map(|(json, until)| Override {
+                        value: value(json),
+                        until: *until,
+                        reason: String::new(),
+                    })),
+                })
+                .collect(),
+            plan: about(said.plan.as_ref().map(value)),
+        }
+    }
+
+    /// The source's name (with the level of an override), and whether the feature is on.
+    fn answer(said: &Said, now: UnixMillis) -> (String, bool) {
+        let world = world(said);
+        let entitlement = resolve(FEATURE, &world.voices(), now);
+        let source = match entitlement.source {
+            Source::Override { level, tenant: of, .. } => {
+                assert_eq!(of, tenant(level));
+                format!("override {level}")
+            }
+            other => other.name().to_owned(),
+        };
+        (source, entitlement.enabled)
+    }
+
+    #[test]
+    fn every_kind_round_trips() {
+        for kind in Kind::ALL {
+            assert_eq!(kind.name().parse(), Ok(kind));
+        }
+    }
+
+    #[test]
+    fn the_first_that_speaks_decides() {
+        let on = || Some(json!(true));
+        let off = || Some(json!(false));
+        let set = |value: bool| Some((json!(value), None));
+        let said = |kill: bool, levels: &[Option<(Json, Option<UnixMillis>)>], plan, default| Said {
+            kind: Some(Kind::Boolean),
+            kill: kill.then_some(None),
+            levels: levels.to_vec(),
+            plan,
+            default,
+        };
+        for (said, source, enabled) in [
+            (said(false, &[], None, None), "off", false),
+            (said(false, &[], None, on()), "default", true),
+            (said(false, &[], None, off()), "default", false),
+            (said(false, &[], on(), None), "plan", true),
+            (said(false, &[], on(), off()), "plan", true),
+            (said(false, &[], off(), on()), "plan", false),
+            (said(false, &[set(true)], off(), off()), "override 0", true),
+            (said(false, &[set(false)], on(), on()), "override 0", false),
+            (said(false, &[None, set(true)], off(), off()), "override 1", true),
+            (said(false, &[None, set(false)], on(), on()), "override 1", false),
+            (said(false, &[set(true), set(false)], off(), off()), "override 0", true),
+            (said(false, &[set(false), set(true)], on(), on()), "override 0", false),
+            (said(false, &[None, None, set(true)], None, None), "override 2", true),
+            (said(true, &[set(true)], on(), on()), "kill_switch", false),
+            (said(true, &[], None, None), "kill_switch", false),
+        ] {
+            assert_eq!(answer(&said, NOW), (source.to_owned(), enabled), "{said:?}");
+            // Metered features are switched as boolean ones are.
+            assert_eq!(answer(&Said { kind: Some(Kind::Metered), ..said }, NOW), (source.to_owned(), enabled));
+        }
+    }
+
+    #[test]
+    fn a_feature_that_nobody_defined_is_off_by_its_own_source() {
+        let said = Said { plan: Some(json!(true)), levels: vec![Some((json!(true), None))], ..Said::default() };
+        assert_eq!(answer(&said, NOW), ("unknown_feature".to_owned(), false));
+    }
+
+    #[test]
+    fn an_end_comes_by_itself_and_is_exclusive() {
+        let end = NOW.plus(1000);
+        let said = Said {
+            kind: Some(Kind::Boolean),
+            levels: vec![Some((json!(true), Some(end)))],
+            plan: Some(json!(false)),
+            ..Said::default()
+        };
+        assert_eq!(answer(&said, end.minus(1)), ("override 0".to_owned(), true));
+        assert_eq!(answer(&said, end), ("plan".to_owned(), false));
+        let world = world(&said);
+        assert_eq!(resolve(FEATURE, &world.voices(), NOW).until, Some(end));
+        assert_eq!(resolve(FEATURE, &world.voices(), end).until, None);
+
+        let killed = Said { kill: Some(Some(end)), ..said };
+        assert_eq!(answer(&killed, end.minus(1)), ("kill_switch".to_owned(), false));
+        assert_eq!(answer(&killed, end), ("plan".to_owned(), false));
+    }
+
+    #[test]
+    fn a_config_value_is_on_unless_it_says_no() {
+        for (value, enabled) in [
+            (json!({ "seats": 5 }), true),
+            (json!(0), true),
+            (json!(""), true),
+            (json!([]), true),
+            (json!(true), true),
+            (json!(false), false),
+            (json!(null), false),
+        ] {
+            let said = Said { kind: Some(Kind::Config), plan: Some(value.clone()), ..Said::default() };
+            assert_eq!(answer(&said, NOW), ("plan".to_owned(), enabled), "{value}");
+            let world = world(&said);
+            assert_eq!(resolve(FEATURE, &world.voices(), NOW).value.as_json(), &value);
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_type_switches_nothing_on() {
+        for value in [json!("true"), json!(1), json!({ "enabled": true }), json!(null)] {
+            let stored = Value::try_from(value.clone()).unwrap();
+            for kind in [Kind::Boolean, Kind::Metered] {
+                assert!(!kind.accepts(&stored) && !kind.is_on(&stored), "{value}");
+            }
+            assert!(Kind::Config.accepts(&stored));
+        }
+        assert!(Kind::Boolean.accepts(&Value::ON) && Kind::Metered.accepts(&Value::OFF));
+    }
+
+    #[test]
+    fn a_refusal_names_the_kill_switch_apart() {
+        let refusal = |said: &Said| resolve(FEATURE, &world(said).voices(), NOW).refusal();
+        let on = Said { kind: Some(Kind::Boolean), default: Some(json!(true)), ..Said::default() };
+        assert_eq!(refusal(&on), None);
+        assert_eq!(refusal(&Said { kill: Some(None), ..on }), Some(Code::FeatureKilled));
+        assert_eq!(refusal(&Said::default()), Some(Code::FeatureNotAvailable));
+    }
+
+    #[test]
+    fn a_value_is_bounded_in_every_direction() {
+        let nested = |depth| (0..depth).fold(json!(1), |inner, _| json!([inner]));
+        for (json, fits) in [
+            (nested(MAX_DEPTH), true),
+            (nested(MAX_DEPTH + 1), false),
+            (json!("x".repeat(MAX_TEXT)), true),
+            (json!("x".repeat(MAX_TEXT + 1)), false),
+            (json!({ "x".repeat(MAX_TEXT + 1): 1 }), false),
+            (json!(vec![0; MAX_NODES - 1]), true),
+            (json!(vec![0; MAX_NODES]), false),
+        ] {
+            assert_eq!(Value::try_from(json).is_ok(), fits);
+        }
+        assert!(serde_json::from_value::<Override>(json!({ "value": nested(99) })).is_err());
+    }
+
+    #[test]
+    fn documents_name_every_member_and_no_other() {
+        let level = json!({
+            "tenant": tenant(0),
+            "overrides": { "analytics": { "value": false, "until": 1_795_000_000_000_u64, "reason": "trial ended" } }
+        });
+        assert_eq!(serde_json::to_value(serde_json::from_value::<Level>(level.clone()).unwrap()).unwrap(), level);
+        assert!(serde_json::from_value::<Override>(json!({ "value": true, "untill": 1 })).is_err());
+        assert!(serde_json::from_value::<Override>(json!({ "until": 1 })).is_err(), "an override without a value");
+        assert!(serde_json::from_value::<Definition>(json!({ "kind": "flag" })).is_err());
+        assert!(serde_json::from_value::<KillSwitch>(json!({ "reason": "x" })).is_err());
+    }
+
+    fn json_value() -> impl Strategy<Value = Json> {
+        prop_oneof![Just(json!(true)), Just(json!(false)), Just(json!(null)), Just(json!(3)), Just(json!({ "a": [1] }))]
+    }
+
+    fn end() -> impl Strategy<Value = Option<UnixMillis>> {
+        proptest::option::of((0_u64..4).prop_map(|ms| NOW.plus(ms)))
+    }
+
+    fn said() -> impl Strategy<Value = Said> {
+        let kind = prop_oneof![9 => proptest::sample::select(&Kind::ALL[..]).prop_map(Some), 1 => Just(None)];
+        let levels = proptest::collection::vec(proptest::option::of((json_value(), end())), 0..5);
+        let rest = (proptest::option::of(json_value()), proptest::option::of(json_value()));
+        (kind, proptest::option::weighted(0.3, end()), levels, rest)
+            .prop_map(|(kind, kill, levels, (plan, default))| Said { kind, kill, levels, plan, default })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2048))]
+
+        /// Everything that speaks, in a list, in order; the first is the answer.
+        #[test]
+        fn resolution_is_the_first_voice_in_order(said in said(), ms in 0_u64..5) {
+            let now = NOW.plus(ms);
+            let over = |until: Option<UnixMillis>| until.is_some_and(|until| until <= now);
+            let mut voices: Vec<(String, Json)> = Vec::new();
+            if said.kill.is_some_and(|until| !over(until)) {
+                voices.push(("kill_switch".into(), json!(false)));
+            }
+            for (level, set) in said.levels.iter().enumerate() {
+                if let Some((value, until)) = set && !over(*until) {
+                    voices.push((format!("override {level}"), value.clone()));
+                }
+            }
+            voices.extend(said.plan.clone().map(|value| ("plan".into(), value)));
+            voices.extend(said.default.clone().map(|value| ("default".into(), value)));
+            voices.push(("off".into(), json!(false)));
+            if said.kind.is_none() {
+                voices.insert(0, ("unknown_feature".into(), json!(false)));
+            }
+            let (source, value) = voices.swap_remove(0);
+            let enabled = match said.kind {
+                Some(Kind::Config) => value != json!(false) && value != json!(null),
+                _ => value == json!(true),
+            };
+            prop_assert_eq!(answer(&said, now), (source, enabled));
+        }
+
+        /// What an answer promises of its end holds: until then it stays, and at it something else speaks.
+        #[test]
+        fn an_answer_holds_until_its_end(said in said()) {
+            let world = world(&said);
+            let voices = world.voices();
+            let first = resolve(FEATURE, &voices, NOW);
+            if let Some(until) = first.until {
+                prop_assert_eq!(&resolve(FEATURE, &voices, until.minus(1)), &first);
+                prop_assert_ne!(resolve(FEATURE, &voices, until).source, first.source);
+            } else {
+                prop_assert_eq!(resolve(FEATURE, &voices, NOW.plus(1_000_000)), first);
+            }
+        }
+    }
+}

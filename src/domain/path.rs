@@ -192,6 +192,7 @@ impl<'a> CanonicalPath<'a> {
     }
 
     /// Its segments in order, percent-encoded as they are forwarded. A slash at the end adds none.
+    #[must_use]
     pub fn segments(&self) -> Segments<'_> {
         Segments(self.0.trim_matches('/'))
     }
@@ -199,14 +200,19 @@ impl<'a> CanonicalPath<'a> {
     /// Whether an origin without letter case might read a segment as another one than ASCII folding says:
     ///
     /// - a character beyond ASCII whose upper or lower case has an ASCII letter (the Kelvin sign is a `k`, `ß` is `SS`);
-    /// - a dot or a space at either end of a segment, which the file systems of such origins drop.
+    /// - a dot at the end, or white space at either end, which the file systems of such origins drop.
     ///
     /// An origin that maps other characters to ASCII ("best fit", compatibility forms) needs rules that do not rest on
     /// literals, or default deny.
     #[must_use]
     pub fn ambiguous_without_case(&self) -> bool {
-        let plain = |segment: &str| !segment.ends_with('.') && !segment.ends_with("%20") && !segment.starts_with("%20");
-        !self.segments().all(plain) || self.0.contains('%') && decoded_chars(&self.0).any(folds_to_ascii)
+        self.segments().any(|segment| {
+            segment.ends_with('.')
+                || segment.contains('%') && {
+                    let text = decode(segment);
+                    text.trim() != text || text.chars().any(folds_to_ascii)
+                }
+        })
     }
 }
 
@@ -248,8 +254,21 @@ enum Byte {
 
 const fn class(byte: u8) -> Byte {
     match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => Byte::Plain,
-        b'!' | b'$' | b'\'' | b'(' | b')' | b'*' | b':' | b'@' => Byte::Plain,
+        b'A'..=b'Z'
+        | b'a'..=b'z'
+        | b'0'..=b'9'
+        | b'-'
+        | b'.'
+        | b'_'
+        | b'~'
+        | b'!'
+        | b'$'
+        | b'\''
+        | b'('
+        | b')'
+        | b'*'
+        | b':'
+        | b'@' => Byte::Plain,
         b'&' | b'+' | b',' | b'=' => Byte::AsCame,
         b' ' | b'"' | b'<' | b'>' | b'[' | b']' | b'^' | b'`' | b'{' | b'|' | b'}' | 0x80.. => Byte::Encoded,
         0x00..=0x1f | 0x7f => Byte::Refused(NotCanonical::Control),
@@ -340,19 +359,19 @@ fn push_encoded(path: &mut String, byte: u8) {
     path.extend(['%', digit(byte >> 4), digit(byte & 15)]);
 }
 
-/// The characters beyond ASCII of a canonical path. Its encoding was checked when it was made.
-fn decoded_chars(path: &str) -> impl Iterator<Item = char> {
-    let mut bytes = path.bytes();
-    let decoded: Vec<u8> = std::iter::from_fn(move || match bytes.next()? {
+/// What a canonical segment stands for. Its encoding was checked when it was made.
+fn decode(segment: &str) -> String {
+    let mut bytes = segment.bytes();
+    let decoded = std::iter::from_fn(|| match bytes.next()? {
         b'%' => hex_pair(&mut bytes).ok(),
         byte => Some(byte),
-    })
-    .collect();
-    String::from_utf8_lossy(&decoded).chars().filter(|c| !c.is_ascii()).collect::<Vec<_>>().into_iter()
+    });
+    String::from_utf8_lossy(&decoded.collect::<Vec<_>>()).into_owned()
 }
 
+/// Whether folding the case of this character beyond ASCII, in either direction, gives an ASCII one.
 fn folds_to_ascii(c: char) -> bool {
-    c.to_uppercase().chain(c.to_lowercase()).any(|folded| folded.is_ascii())
+    !c.is_ascii() && c.to_uppercase().chain(c.to_lowercase()).any(|folded| folded.is_ascii())
 }
 
 /// The parts of an absolute URL that the gate needs, borrowed from it.
@@ -382,5 +401,211 @@ impl<'a> Url<'a> {
         };
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
         (!host.is_empty()).then_some(Self { host, path, query })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn canonical(raw: &str) -> Result<String, NotCanonical> {
+        CanonicalPath::parse(raw).map(|path| path.as_str().to_owned())
+    }
+
+    #[test]
+    fn every_reason_round_trips() {
+        for why in NotCanonical::ALL {
+            assert_eq!(why.name().parse(), Ok(why));
+            assert!(why.detail().ends_with('.'));
+        }
+        for case in Case::ALL {
+            assert_eq!(case.name().parse(), Ok(case));
+        }
+        assert!(NotCanonical::TooLong.detail().contains(&MAX_LEN.to_string()));
+    }
+
+    #[test]
+    fn one_route_has_one_spelling() {
+        for (raw, wanted) in [
+            ("/", "/"),
+            ("//", "/"),
+            ("/v1/reports", "/v1/reports"),
+            ("/v1/reports/", "/v1/reports/"),
+            ("//v1///reports//", "/v1/reports/"),
+            ("/v1/%72eports", "/v1/reports"),
+            ("/%7euser/%2d%2E%5f", "/~user/-._"),
+            ("/%21%24%27%28%29%2a%3a%40", "/!$'()*:@"),
+            ("/a%2cb%2bc%26d%3de", "/a%2Cb%2Bc%26d%3De"),
+            ("/a,b+c&d=e", "/a,b+c&d=e"),
+            ("/a b/%20", "/a%20b/%20"),
+            ("/ü/%c3%bc", "/%C3%BC/%C3%BC"),
+            ("/[x]|{y}^\"<>`", "/%5Bx%5D%7C%7By%7D%5E%22%3C%3E%60"),
+            ("/v1.2/..a/a..", "/v1.2/..a/a.."),
+        ] {
+            assert_eq!(canonical(raw).as_deref(), Ok(wanted), "{raw}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_twice_is_refused_by_a_stable_reason() {
+        use NotCanonical as No;
+        for (raw, why) in [
+            ("", No::NotAbsolute),
+            ("v1", No::NotAbsolute),
+            ("%2fv1", No::NotAbsolute),
+            ("/a%", No::InvalidPercent),
+            ("/a%4", No::InvalidPercent),
+            ("/a%zz", No::InvalidPercent),
+            ("/a%+4", No::InvalidPercent),
+            ("/a%4/1", No::InvalidPercent),
+            ("/a%u0061", No::InvalidPercent),
+            ("/%ff", No::InvalidUtf8),
+            ("/%c0%af", No::InvalidUtf8),
+            ("/%c1%a1", No::InvalidUtf8),
+            ("/%e2%82", No::InvalidUtf8),
+            ("/%ed%a0%80", No::InvalidUtf8),
+            ("/a%00", No::Control),
+            ("/a\0", No::Control),
+            ("/a%0d%0aX:1", No::Control),
+            ("/a\t", No::Control),
+            ("/%7f", No::Control),
+            ("/%c2%85", No::Control),
+            ("/.", No::DotSegment),
+            ("/a/..", No::DotSegment),
+            ("/a/%2e%2E/b", No::DotSegment),
+            ("/a/.%2e/b", No::DotSegment),
+            ("/.../b", No::DotSegment),
+            ("/a%2fb", No::EncodedSlash),
+            ("/a%2Fb", No::EncodedSlash),
+            ("/a\\b", No::Backslash),
+            ("/a%5cb", No::Backslash),
+            ("/a%25b", No::EncodedPercent),
+            ("/%2572eports", No::EncodedPercent),
+            ("/a;x=1", No::Semicolon),
+            ("/a%3bx", No::Semicolon),
+            ("/a?b", No::Delimiter),
+            ("/a%3fb", No::Delimiter),
+            ("/a#b", No::Delimiter),
+            ("/a%23b", No::Delimiter),
+        ] {
+            assert_eq!(canonical(raw), Err(why), "{raw:?}");
+        }
+        assert!(canonical(&format!("/{}", "a".repeat(MAX_LEN - 1))).is_ok());
+        assert_eq!(canonical(&format!("/{}", "a".repeat(MAX_LEN))), Err(No::TooLong));
+    }
+
+    #[test]
+    fn the_usual_path_is_not_copied() {
+        for raw in ["/", "/v1/reports/42", "/v1/reports/", "/a,b/.well-known/x..y", "/%20/%C3%BC"] {
+            assert!(CanonicalPath::parse(raw).unwrap().is_borrowed(), "{raw}");
+        }
+        for raw in ["//", "/%61", "/%c3%bc"] {
+            assert!(!CanonicalPath::parse(raw).unwrap().is_borrowed(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_comes_off_segment_by_segment() {
+        let path = CanonicalPath::parse("/gate/api/v1/").unwrap();
+        let (gate, rest) = path.split_first().unwrap();
+        let (api, rest) = rest.split_first().unwrap();
+        assert_eq!((gate, api, rest.as_str()), ("gate", "api", "/v1/"));
+        let (_, rest) = rest.split_first().unwrap();
+        assert_eq!(rest.as_str(), "/");
+        assert!(rest.split_first().is_none());
+    }
+
+    #[test]
+    fn folding_beyond_ascii_is_noticed() {
+        for raw in [
+            "/%e2%84%aaeys",
+            "/re%c5%bf",
+            "/%c4%b1tems",
+            "/%c4%b0tems",
+            "/acce%c3%9f",
+            "/%ef%ac%81les",
+            "/a.",
+            "/a%20",
+            "/%20a/b",
+            "/a%c2%a0",
+        ] {
+            assert!(CanonicalPath::parse(raw).unwrap().ambiguous_without_case(), "{raw}");
+        }
+        for raw in ["/v1/reports", "/J%c3%bcrgen", "/%e6%97%a5", "/a%20b", "/.a"] {
+            assert!(!CanonicalPath::parse(raw).unwrap().ambiguous_without_case(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_split_without_a_copy() {
+        for (url, host, path, query) in [
+            ("https://api.example/v1/x?a=1?b#c?d", "api.example", "/v1/x", Some("a=1?b")),
+            ("http://localhost:8787/gate//x", "localhost:8787", "/gate//x", None),
+            ("https://[::1]:80?x=/y@z", "[::1]:80", "/", Some("x=/y@z")),
+            ("https://a", "a", "/", None),
+            ("https://a/?", "a", "/", Some("")),
+            ("https://u:p@a/@b", "a", "/@b", None),
+        ] {
+            assert_eq!(Url::split(url), Some(Url { host, path, query }), "{url}");
+        }
+        for bad in ["", "/v1", "ftp://a/b", "https:///x", "https://", "HTTPS://a/"] {
+            assert_eq!(Url::split(bad), None, "{bad}");
+        }
+    }
+
+    /// Paths of the bytes that matter, far more often than chance would.
+    fn paths() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            8 => "[a-zA-Z0-9._~-]{1,3}",
+            4 => "/{1,3}",
+            4 => "%[0-9a-fA-F]{2}",
+            2 => "[!-~]",
+            1 => "%c3%[89abAB][0-9a-f]",
+            1 => any::<char>().prop_map(|c| c.to_string()),
+            1 => Just("%2e".to_owned()),
+        ];
+        proptest::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn canonical_is_canonical(raw in paths()) {
+            if let Ok(once) = CanonicalPath::parse(&raw) {
+                let twice = CanonicalPath::parse(once.as_str());
+                prop_assert_eq!(twice.as_ref().map(CanonicalPath::as_str), Ok(once.as_str()));
+                prop_assert!(twice.unwrap().is_borrowed());
+            }
+        }
+
+        #[test]
+        fn the_glance_and_the_long_way_agree(raw in paths()) {
+            if is_plainly_canonical(raw.as_bytes()) {
+                prop_assert_eq!(canonicalise(raw.as_bytes()), Ok(raw));
+            }
+        }
+
+        #[test]
+        fn what_is_accepted_has_nothing_left_to_read(raw in paths()) {
+            if let Ok(path) = CanonicalPath::parse(&raw) {
+                let path = path.as_str();
+                prop_assert!(path.bytes().all(|b| (0x21..0x7f).contains(&b)));
+                prop_assert!(!path.contains("//") && !path.contains([';', '\\', '?', '#', '"']));
+                for after in path.split('%').skip(1) {
+                    let byte = u8::from_str_radix(&after[..2], 16).unwrap();
+                    prop_assert_eq!(&after[..2], after[..2].to_ascii_uppercase());
+                    prop_assert!(!byte.is_ascii_alphanumeric() && !b"-._~/\\%;?#".contains(&byte));
+                }
+                prop_assert!(CanonicalPath::parse(path).unwrap().segments().all(|s| s.bytes().any(|b| b != b'.')));
+            }
+        }
+
+        #[test]
+        fn no_input_panics(raw in ".{0,64}") {
+            let _ = CanonicalPath::parse(&raw).map(|path| path.ambiguous_without_case());
+            let _ = Url::split(&raw);
+        }
     }
 }

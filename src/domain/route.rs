@@ -574,3 +574,283 @@ impl Node {
 fn cmp_folded(lower: &str, any: &str) -> Ordering {
     lower.bytes().cmp(any.bytes().map(|byte| byte.to_ascii_lowercase()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn route(method: &str, path: &str) -> Route {
+        serde_json::from_value(json!({ "method": method, "path": path })).unwrap()
+    }
+
+    fn table(routes: &[(&str, &str)], case: Case) -> RouteTable {
+        let routes = routes.iter().map(|(method, path)| route(method, path)).collect();
+        RouteTable::compile(routes, Unmatched::Deny, case).unwrap()
+    }
+
+    fn found(table: &RouteTable, method: Method, path: &str) -> Option<String> {
+        table.find(method, &CanonicalPath::parse(path).unwrap()).map(Route::to_string)
+    }
+
+    #[test]
+    fn every_stored_form_round_trips() {
+        for method in Method::ALL {
+            assert_eq!(method.name().parse(), Ok(method));
+        }
+        for unmatched in Unmatched::ALL {
+            assert_eq!(unmatched.name().parse(), Ok(unmatched));
+        }
+        for unknown in ["get", "PROPFIND", "TRACE", "CONNECT", "GET ", ""] {
+            assert!(unknown.parse::<Method>().is_err(), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_rule_is_what_the_operator_writes() {
+        let full = json!({
+            "method": "GET", "path": "/v1/reports/{id}", "feature": "reports", "meter": "api_calls", "cost": 5,
+            "mode": "observe", "fail": "open"
+        });
+        let rule: Route = serde_json::from_value(full.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&rule).unwrap(), full);
+
+        let least: Route = serde_json::from_value(json!({ "path": "/" })).unwrap();
+        assert_eq!(
+            (least.method, least.cost, least.mode, least.fail, least.feature, least.meter),
+            (Methods::Any, 1, Mode::Enforce, Fail::Closed, None, None)
+        );
+
+        let list: Route = serde_json::from_value(json!({ "method": ["GET", "POST"], "path": "/" })).unwrap();
+        assert_eq!(list.to_string(), "GET,POST /");
+        assert_eq!(serde_json::to_value(&list).unwrap()["method"], json!(["GET", "POST"]));
+    }
+
+    #[test]
+    fn a_rule_that_means_nothing_is_refused() {
+        for (bad, says) in [
+            (json!({ "path": "/", "costs": 1 }), "unknown field"),
+            (json!({ "method": "GET" }), "missing field"),
+            (json!({ "path": "/", "method": "get" }), "not a method"),
+            (json!({ "path": "/", "method": "HEAD" }), "name GET"),
+            (json!({ "path": "/", "method": ["GET", "HEAD"] }), "name GET"),
+            (json!({ "path": "/", "method": [] }), "match nothing"),
+            (json!({ "path": "/", "method": ["GET", "GET"] }), "twice"),
+            (json!({ "path": "/", "cost": -1 }), "invalid value"),
+            (json!({ "path": "/", "cost": 9_007_199_254_740_992_u64 }), "2^53-1"),
+            (json!({ "path": "/", "mode": "off" }), "enforce, observe"),
+            (json!({ "path": "/", "feature": "a b" }), "must be 1 to 128"),
+        ] {
+            let error = serde_json::from_value::<Route>(bad.clone()).unwrap_err().to_string();
+            assert!(error.contains(says), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_has_one_spelling() {
+        use InvalidPattern as No;
+        for (bad, why) in [
+            ("", No::NotCanonical(NotCanonical::NotAbsolute)),
+            ("v1", No::NotCanonical(NotCanonical::NotAbsolute)),
+            ("/a;b", No::NotCanonical(NotCanonical::Semicolon)),
+            ("/a/../b", No::NotCanonical(NotCanonical::DotSegment)),
+            ("/a%2fb", No::NotCanonical(NotCanonical::EncodedSlash)),
+            ("/a/", No::EmptySegment),
+            ("//a", No::EmptySegment),
+            ("/{id}.json", No::Parameter),
+            ("/x{id}", No::Parameter),
+            ("/{}", No::Parameter),
+            ("/{*}", No::Parameter),
+            ("/{a-b}", No::Parameter),
+            ("/{a}/{a}", No::RepeatedParameter),
+            ("/{*a}/b", No::RestNotLast),
+            ("/a+b", No::AmbiguousLiteral),
+            ("/a%2Cb", No::AmbiguousLiteral),
+            ("/a b", No::AmbiguousLiteral),
+            (&"/a".repeat(MAX_SEGMENTS + 1), No::TooManySegments),
+        ] {
+            assert_eq!(bad.parse::<Pattern>(), Err(why), "{bad}");
+            assert!(why.to_string().ends_with('.'));
+        }
+        assert_eq!(
+            "/%72eports/ü".parse::<Pattern>().unwrap().segments,
+            "/reports/%c3%bc".parse::<Pattern>().unwrap().segments
+        );
+    }
+
+    #[test]
+    fn the_most_specific_wins() {
+        let table = table(
+            &[
+                ("*", "/{*rest}"),
+                ("*", "/v1/reports/{id}"),
+                ("GET", "/v1/reports/{id}"),
+                ("GET", "/v1/reports/export"),
+                ("POST", "/v1/{kind}/export"),
+                ("*", "/v1/files/{*rest}"),
+                ("*", "/v1/files"),
+            ],
+            Case::Sensitive,
+        );
+        for (method, path, wanted) in [
+            (Method::Get, "/v1/reports/export", "GET /v1/reports/export"),
+            (Method::Head, "/v1/reports/export/", "GET /v1/reports/export"),
+            // The literal's rule is not for POST; `reports` before `{kind}` decides before `export` is looked at.
+            (Method::Post, "/v1/reports/export", "* /v1/reports/{id}"),
+            (Method::Post, "/v1/audits/export", "POST /v1/{kind}/export"),
+            (Method::Get, "/v1/reports/7", "GET /v1/reports/{id}"),
+            (Method::Put, "/v1/reports/7", "* /v1/reports/{id}"),
+            (Method::Get, "/v1/files", "* /v1/files"),
+            (Method::Get, "/v1/files/a/b/c", "* /v1/files/{*rest}"),
+            (Method::Get, "/v1/reports", "* /{*rest}"),
+            (Method::Get, "/", "* /{*rest}"),
+        ] {
+            assert_eq!(found(&table, method, path).as_deref(), Some(wanted), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn rest_takes_nothing_too() {
+        let table = table(&[("*", "/v1/admin/{*rest}")], Case::Sensitive);
+        for path in ["/v1/admin", "/v1/admin/", "/v1/admin/users"] {
+            assert!(found(&table, Method::Delete, path).is_some(), "{path}");
+        }
+        for path in ["/v1", "/v1/administrator", "/"] {
+            assert!(found(&table, Method::Delete, path).is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn letter_case_counts_where_the_origin_says_so() {
+        let rules = [("*", "/v1/Reports"), ("*", "/V1/{x}/A")];
+        let (with, without) = (table(&rules, Case::Sensitive), table(&rules, Case::Insensitive));
+        assert!(found(&with, Method::Get, "/v1/reports").is_none());
+        assert!(found(&without, Method::Get, "/V1/rEPORTS").is_some());
+        assert!(found(&without, Method::Get, "/v1/Zz/a").is_some());
+
+        let path = CanonicalPath::parse("/v1/report%c5%bf").unwrap();
+        assert_eq!(with.route(Method::Get, &path), Routed::Denied);
+        assert_eq!(without.route(Method::Get, &path), Routed::Refused(NotCanonical::CaseAmbiguous));
+    }
+
+    #[test]
+    fn ties_and_unsafe_literals_are_refused() {
+        let compile = |rules: &[(&str, &str)], case| {
+            RouteTable::compile(rules.iter().map(|(m, p)| route(m, p)).collect(), Unmatched::Allow, case).err()
+        };
+        let tie = compile(&[("GET", "/a"), ("GET", "/{x}"), ("GET", "/{y}")], Case::Sensitive).unwrap();
+        assert_eq!(tie.to_string(), "routes 1 and 2 match the same requests equally well: GET /{y}");
+        assert!(compile(&[("*", "/a"), ("*", "/a")], Case::Sensitive).is_some());
+        assert!(compile(&[("*", "/a"), ("GET", "/a"), ("POST", "/a")], Case::Sensitive).is_none());
+        assert!(compile(&[("GET", "/a/{*r}"), ("GET", "/a/{*s}")], Case::Sensitive).is_some());
+        assert!(compile(&[("GET", "/a"), ("GET", "/A")], Case::Sensitive).is_none());
+        assert!(compile(&[("GET", "/a"), ("GET", "/A")], Case::Insensitive).is_some());
+        assert!(compile(&[("GET", "/ü")], Case::Sensitive).is_none());
+        assert!(matches!(compile(&[("GET", "/ü")], Case::Insensitive), Some(InvalidRoutes::CaseAmbiguous { .. })));
+        let many = (0..=MAX_ROUTES).map(|n| route("GET", &format!("/{n}"))).collect();
+        assert_eq!(RouteTable::compile(many, Unmatched::Allow, Case::Sensitive).err(), Some(InvalidRoutes::TooMany));
+    }
+
+    #[test]
+    fn what_no_rule_names_meets_the_default() {
+        let path = CanonicalPath::parse("/x").unwrap();
+        for (unmatched, wanted) in [(Unmatched::Allow, Routed::Allowed), (Unmatched::Deny, Routed::Denied)] {
+            let table = RouteTable::compile(vec![route("GET", "/a")], unmatched, Case::Sensitive).unwrap();
+            assert_eq!(table.route(Method::Get, &path), wanted);
+        }
+    }
+
+    /// The rule that should win, found by comparing all of them: the order as the module's page words it.
+    fn reference(routes: &[Route], method: Method, path: &str, case: Case) -> Option<String> {
+        let same = |a: &str, b: &str| if case == Case::Sensitive { a == b } else { a.eq_ignore_ascii_case(b) };
+        let path: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let method = if method == Method::Head { Method::Get } else { method };
+        let rank = |route: &Route| {
+            let text = route.path.to_string();
+            let pattern: Vec<&str> = text.split('/').filter(|segment| !segment.is_empty()).collect();
+            let mut rank = Vec::new();
+            for (place, segment) in pattern.iter().enumerate() {
+                if segment.starts_with("{*") {
+                    rank.push(3);
+                } else if segment.starts_with('{') {
+                    path.get(place)?;
+                    rank.push(1);
+                } else if same(segment, path.get(place)?) {
+                    rank.push(0);
+                } else {
+                    return None;
+                }
+            }
+            if rank.last() != Some(&3) {
+                if pattern.len() != path.len() {
+                    return None;
+                }
+                rank.push(2);
+            }
+            let named = match &route.method {
+                Methods::Any => 1,
+                Methods::Only(methods) if methods.contains(&method) => 0,
+                Methods::Only(_) => return None,
+            };
+            Some((rank, named))
+        };
+        let mut ranked: Vec<_> = routes.iter().filter_map(|route| Some((rank(route)?, route))).collect();
+        ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if let [(a, _), (b, _), ..] = ranked.as_slice() {
+            assert_ne!(a, b, "a tie that compiling let through");
+        }
+        ranked.first().map(|(_, route)| route.to_string())
+    }
+
+    fn patterns() -> impl Strategy<Value = String> {
+        let segment = prop_oneof![3 => "[abAB]", 2 => Just("{}".to_owned())];
+        (proptest::collection::vec(segment, 0..4), any::<bool>()).prop_map(|(mut segments, rest)| {
+            for (place, segment) in segments.iter_mut().enumerate() {
+                if segment == "{}" {
+                    *segment = format!("{{p{place}}}");
+                }
+            }
+            if rest {
+                segments.push("{*rest}".into());
+            }
+            format!("/{}", segments.join("/"))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2048))]
+
+        #[test]
+        fn the_table_agrees_with_comparing_every_rule(
+            rules in proptest::collection::vec((prop_oneof![Just("*"), Just("GET"), Just("POST")], patterns()), 0..12),
+            paths in proptest::collection::vec("(/[abAB]){0,5}/?", 1..12),
+            case in prop_oneof![Just(Case::Sensitive), Just(Case::Insensitive)],
+        ) {
+            // Keep the rules that can stand together, as an operator is made to.
+            let mut routes = Vec::new();
+            for (method, path) in rules {
+                routes.push(route(method, &path));
+                if RouteTable::compile(routes.clone(), Unmatched::Allow, case).is_err() {
+                    routes.pop();
+                }
+            }
+            let table = RouteTable::compile(routes.clone(), Unmatched::Allow, case).unwrap();
+            for path in &paths {
+                let raw = format!("/{}", path.trim_start_matches('/'));
+                let path = CanonicalPath::parse(&raw).unwrap();
+                for method in Method::ALL {
+                    let found = table.find(method, &path).map(Route::to_string);
+                    prop_assert_eq!(found, reference(&routes, method, &raw, case), "{} {}", method, raw);
+                }
+            }
+        }
+
+        #[test]
+        fn no_pattern_panics(text in "[/{}*a%;.]{0,24}") {
+            if let Ok(pattern) = text.parse::<Pattern>() {
+                prop_assert_eq!(pattern.to_string().parse::<Pattern>(), Ok(pattern));
+            }
+        }
+    }
+}

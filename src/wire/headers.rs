@@ -104,12 +104,11 @@ const REFUSED_FAMILIES: [&str; 3] = ["x-tollgate", "tollgate", "x-forwarded"];
 /// `Upgrade` does not pass: for a WebSocket the gate asks for its own.
 #[must_use]
 pub fn reaches_origin(name: &str, connection: Option<&str>, key_in_authorization: bool) -> bool {
-    let is = |known: &&str| folds_to(name, known);
     let named_by_connection =
         || connection.is_some_and(|list| list.split(',').any(|one| folded(one.trim()).eq(folded(name))));
-    !(REFUSED.iter().any(|known| is(known))
+    !(REFUSED.iter().any(|known| folds_to(name, known))
         || REFUSED_FAMILIES.iter().any(|family| folded(name).take(family.len()).eq(family.bytes()))
-        || key_in_authorization && is(&"authorization")
+        || key_in_authorization && folds_to(name, "authorization")
         || named_by_connection())
 }
 

@@ -7,7 +7,7 @@
 //! second pass has its own error type, since serde's calls say precisely what is wrong and a message would only hint at it.
 
 use std::cell::RefCell;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{
@@ -94,7 +94,8 @@ impl Place<'_> {
                         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'$' | b'@' | b':' => {
                             pointer.push(char::from(byte));
                         }
-                        other => pointer.push_str(&format!("%{other:02X}")),
+                        // Writing to a String cannot fail.
+                        other => drop(write!(pointer, "%{other:02X}")),
                     }
                 }
                 pointer
@@ -257,14 +258,14 @@ impl de::Error for Mismatch {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(Code::WrongType, format_args!("{} where {expected} is wanted", kind(found)))
+        Self::new(Code::WrongType, format_args!("{} where {} is wanted", kind(found), wanted(expected)))
     }
 
     /// serde calls this for a number that does not fit the wanted integer, and for a text that is no variant.
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let number = matches!(found, Unexpected::Unsigned(_) | Unexpected::Signed(_) | Unexpected::Float(_));
         let code = if number { Code::NumberOutOfRange } else { Code::InvalidValue };
-        Self::new(code, format_args!("{found} where {expected} is wanted"))
+        Self::new(code, format_args!("{found} where {} is wanted", wanted(expected)))
     }
 
     fn invalid_length(length: usize, expected: &dyn Expected) -> Self {
@@ -290,6 +291,23 @@ impl de::Error for Mismatch {
 
     fn duplicate_field(field: &'static str) -> Self {
         Self { member: Some(field.to_owned()), ..Self::new(Code::DuplicateField, "this member is there twice") }
+    }
+}
+
+/// The type that was wanted, in the words of JSON where serde has words of Rust.
+fn wanted(expected: &dyn Expected) -> String {
+    let text = expected.to_string();
+    match text.as_str() {
+        "u8" => "an integer of 0 to 255".into(),
+        "u16" => "an integer of 0 to 65535".into(),
+        "u32" => "an integer of 0 to 4294967295".into(),
+        "u64" | "usize" => "an integer of 0 or more".into(),
+        "i8" | "i16" | "i32" | "i64" | "isize" => "an integer".into(),
+        "f32" | "f64" => "a number".into(),
+        "a map" => "an object".into(),
+        "a sequence" => "an array".into(),
+        other if other.starts_with("struct ") => "an object".into(),
+        _ => text,
     }
 }
 
@@ -334,13 +352,13 @@ impl<'de> de::Deserializer<'de> for Node<'_> {
             },
             Value::String(value) => visitor.visit_string(value),
             Value::Array(items) => {
-                let mut items = Items { items: items.into_iter(), next: 0, place };
-                visitor.visit_seq(&mut items).and_then(|value| match items.items.len() {
+                let mut items = Items { left: items.into_iter(), next: 0, place };
+                visitor.visit_seq(&mut items).and_then(|value| match items.left.len() {
                     0 => Ok(value),
-                    _ => Err(de::Error::invalid_length(items.next + items.items.len(), &"fewer items")),
+                    _ => Err(de::Error::invalid_length(items.next + items.left.len(), &"fewer items")),
                 })
             }
-            Value::Object(members) => visitor.visit_map(Members { members: members.into_iter(), value: None, place }),
+            Value::Object(members) => visitor.visit_map(Members { left: members.into_iter(), value: None, place }),
         }
         .map_err(|error| error.at(place))
     }
@@ -367,7 +385,7 @@ impl<'de> de::Deserializer<'de> for Node<'_> {
         match self.value {
             Value::String(variant) => visitor.visit_enum(variant.into_deserializer()),
             Value::Object(members) if members.len() == 1 => visitor.visit_enum(MapAccessDeserializer::new(Members {
-                members: members.into_iter(),
+                left: members.into_iter(),
                 value: None,
                 place,
             })),
@@ -385,7 +403,7 @@ impl<'de> de::Deserializer<'de> for Node<'_> {
 }
 
 struct Items<'a> {
-    items: std::vec::IntoIter<Value>,
+    left: std::vec::IntoIter<Value>,
     next: usize,
     place: &'a Place<'a>,
 }
@@ -394,7 +412,7 @@ impl<'de> SeqAccess<'de> for &mut Items<'_> {
     type Error = Mismatch;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Mismatch> {
-        let Some(value) = self.items.next() else { return Ok(None) };
+        let Some(value) = self.left.next() else { return Ok(None) };
         let place = Place::Item(self.place, self.next);
         self.next += 1;
         seed.deserialize(Node { value, place: &place }).map_err(|error| error.at(&place)).map(Some)
@@ -402,7 +420,7 @@ impl<'de> SeqAccess<'de> for &mut Items<'_> {
 }
 
 struct Members<'a> {
-    members: serde_json::map::IntoIter,
+    left: serde_json::map::IntoIter,
     /// The member whose name was read and whose value was not yet.
     value: Option<(String, Value)>,
     place: &'a Place<'a>,
@@ -412,7 +430,7 @@ impl<'de> MapAccess<'de> for Members<'_> {
     type Error = Mismatch;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Mismatch> {
-        let Some((name, value)) = self.members.next() else { return Ok(None) };
+        let Some((name, value)) = self.left.next() else { return Ok(None) };
         self.value = Some((name.clone(), value));
         let place = Place::Member(self.place, &name);
         seed.deserialize(name.as_str().into_deserializer())
