@@ -149,7 +149,7 @@ impl<'g> Refused<'g> {
 
     /// Of this tenant.
     #[must_use]
-    pub const fn of(self, resident: &'g Resident) -> Self {
+    pub fn of(self, resident: &'g Resident) -> Self {
         Self { resident: Some(resident), ..self }
     }
 }
@@ -244,7 +244,7 @@ impl Gate {
             return Step::Refuse(Refused::new(Code::TenantSuspended).of(resident));
         }
 
-        let (route, number) = match origin.table.route_at(method, &passage.path) {
+        let (route, number) = match origin.table.route(method, &passage.path) {
             Routed::Rule(place, route) => (Some(route), origin.first + place),
             Routed::Allowed => (None, origin.first + origin.table.routes().len()),
             Routed::Denied => return Step::Refuse(Refused::new(Code::RouteDenied).of(resident)),
@@ -294,6 +294,15 @@ impl Gate {
             Standing::Good(..) => Caller::Refused(Refused::new(Code::TenantSuspended).of(resident)),
             Standing::Bad(code) => Caller::Refused(Refused::new(code).of(resident)),
         }
+    }
+
+    /// The tenant that a request will turn out to be of, if it turns out to be of any: so that its document can be read
+    /// beside the catalog. Only a sound MAC makes it worth reading.
+    #[must_use]
+    pub fn foresee(&self, request: &Request<'_>, ring: &KeyRing) -> Option<TenantId> {
+        let key = credential(request.api_key, request.authorization).ok()?.parse::<ApiKey>().ok()?;
+        let tenant = key.tenant().ok().filter(|_| ring.verify(&key))?;
+        self.residents.find(&tenant).is_none().then_some(tenant)
     }
 
     /// A tenant that is here.
@@ -388,12 +397,12 @@ impl Gate {
     }
 
     /// Takes in a tenant's document of `text` bytes, read at `now`.
-    pub fn take_tenant(&mut self, document: Document<Tenant>, text: usize, now: UnixMillis) {
+    pub fn take_tenant(&mut self, document: Document<Tenant>, text: usize, from_owner: bool, now: UnixMillis) {
         let tenant = document.body.tenant;
         self.absent.remove(&tenant);
         if let Some(place) = self.residents.find(&tenant) {
             if let Some(resident) = self.residents.get(place) {
-                resident.refresh(document, now);
+                resident.refresh(document, from_owner, now);
             }
             self.residents.reweigh(place, Resident::weight(text));
             return;
@@ -446,15 +455,25 @@ enum Identified {
     Unread(TenantId),
 }
 
-/// The one API key that a request carries. A bearer that is not of Tollgate's form belongs to the origin.
-fn credential<'r>(api_key: &'r str, authorization: &'r str) -> Result<&'r str, Code> {
-    let bearer = authorization
+/// The API key in an `Authorization`. A bearer that is not of Tollgate's form belongs to the origin.
+fn bearer(authorization: &str) -> Option<&str> {
+    authorization
         .get(..7)
         .filter(|scheme| scheme.eq_ignore_ascii_case("bearer "))
         .and_then(|_| authorization.get(7..))
         .map(str::trim)
-        .filter(|text| Mode::ALL.iter().any(|mode| text.starts_with(mode.prefix())));
-    match (api_key, bearer) {
+        .filter(|text| Mode::ALL.iter().any(|mode| text.starts_with(mode.prefix())))
+}
+
+/// Whether an `Authorization` carries an API key, which the origin must not see.
+#[must_use]
+pub fn carries_key(authorization: &str) -> bool {
+    bearer(authorization).is_some()
+}
+
+/// The one API key that a request carries.
+fn credential<'r>(api_key: &'r str, authorization: &'r str) -> Result<&'r str, Code> {
+    match (api_key, bearer(authorization)) {
         ("", None) => Err(Code::KeyMissing),
         ("", Some(bearer)) => Ok(bearer),
         (key, Some(bearer)) if key != bearer => Err(Code::KeyConflict),
@@ -502,8 +521,13 @@ fn identify(
         Some((at, id)) => {
             keys.insert(text.into(), Known { tenant, resident: place, place: at, id });
         }
-        // Made by Tollgate, and not in the document: perhaps younger than it.
-        None => resident.hear(resident.serial() + 1, now),
+        // Made by Tollgate, and not in the document: perhaps younger than it. Its owner is asked, once in five seconds.
+        None => {
+            resident.hear(resident.serial() + 1, now);
+            if resident.wants_refresh(now) {
+                return Identified::Unread(tenant);
+            }
+        }
     }
     Identified::As(place, resident.standing(hash, now))
 }

@@ -191,6 +191,21 @@ impl<'a> CanonicalPath<'a> {
         Some((first, CanonicalPath(Cow::Borrowed(if rest.is_empty() { "/" } else { rest }))))
     }
 
+    /// The path after its first segment, if that is `first`: of `/gate/api/v1` and `gate`, `/api/v1`. Borrows what is
+    /// borrowed.
+    #[must_use]
+    pub fn strip_first(&self, first: &str) -> Option<CanonicalPath<'a>> {
+        let rest = |path: &str| {
+            let rest = path.strip_prefix('/')?.strip_prefix(first)?.len();
+            (rest == 0 || path.as_bytes().get(path.len() - rest) == Some(&b'/')).then_some(path.len() - rest)
+        };
+        let at = rest(&self.0)?;
+        Some(CanonicalPath(match &self.0 {
+            Cow::Borrowed(path) => Cow::Borrowed(path.get(at..).filter(|path| !path.is_empty()).unwrap_or("/")),
+            Cow::Owned(path) => Cow::Owned(path.get(at..).filter(|path| !path.is_empty()).unwrap_or("/").to_owned()),
+        }))
+    }
+
     /// Its segments in order, percent-encoded as they are forwarded. A slash at the end adds none.
     #[must_use]
     pub fn segments(&self) -> Segments<'_> {

@@ -37,6 +37,8 @@ pub struct Resident {
     refresh_at: UnixMillis,
     /// The newest serial that anyone told of.
     wanted_serial: u64,
+    /// The features that are on, and until when that is so.
+    features: Option<(UnixMillis, String)>,
     levels: Vec<feature::Level>,
     plans: Vec<Option<Rc<HeldPlan>>>,
     /// The serial of the catalog that `ways` follow from.
@@ -137,6 +139,7 @@ impl Resident {
             levels: Vec::new(),
             plans: Vec::new(),
             wanted_serial: document.serial,
+            features: None,
             document,
             read_at: now,
             refresh_at: now.plus(SOFT_TTL_MS),
@@ -149,13 +152,13 @@ impl Resident {
         resident
     }
 
-    /// Takes in a document that was read at `now`; an older one than is here only proves that this one still holds.
-    /// Leases and counts stay.
-    pub fn refresh(&mut self, document: Document<Tenant>, now: UnixMillis) {
+    /// Takes in a document that was read at `now`, from its owner or from KV. One with an older serial is no news, and
+    /// from KV one older than is wanted is no answer. Leases and counts stay.
+    pub fn refresh(&mut self, document: Document<Tenant>, from_owner: bool, now: UnixMillis) {
         if document.serial < self.document.serial {
             return;
         }
-        if document.serial >= self.wanted_serial {
+        if from_owner || document.serial >= self.wanted_serial {
             self.wanted_serial = document.serial;
             self.read_at = now;
             self.refresh_at = now.plus(SOFT_TTL_MS);
@@ -177,6 +180,31 @@ impl Resident {
         self.levels = std::iter::once(own).chain(above).collect();
         self.plans.clear();
         self.ways.clear();
+        self.features = None;
+    }
+
+    /// Whether a newer document is known of than the one that is here: KV may not show it yet, its owner does.
+    #[must_use]
+    pub const fn is_outdated(&self) -> bool {
+        self.wanted_serial > self.document.serial
+    }
+
+    /// The features that are on for it at `now`, joined by commas.
+    pub fn features(&mut self, catalog: &Catalog, now: UnixMillis) -> &str {
+        if self.features.as_ref().is_none_or(|(until, _)| now >= *until) {
+            let mut until = self.document.expires;
+            let mut text = String::new();
+            for name in catalog.features.keys() {
+                let entitlement = self.entitlement(catalog, name.as_str(), now);
+                until = entitlement.until.map_or(until, |ends| until.min(ends));
+                if entitlement.enabled {
+                    text.push_str(if text.is_empty() { "" } else { "," });
+                    text.push_str(name.as_str());
+                }
+            }
+            self.features = Some((until, text));
+        }
+        self.features.as_ref().map_or("", |(_, text)| text)
     }
 
     /// Who it is.
@@ -285,12 +313,19 @@ impl Resident {
         self.plans = plans;
         self.catalog = catalog;
         self.ways.clear();
+        self.features = None;
     }
 
     /// The plan that speaks for it: its own, or that of the nearest ancestor that has one.
     #[must_use]
     pub fn plan(&self) -> Option<&Plan> {
         self.plans.iter().flatten().next().map(|held| &held.document.body)
+    }
+
+    /// The beginning of the usage period around `now`: by the nearest subscription's anchor, a month long.
+    #[must_use]
+    pub fn period(&self, now: UnixMillis) -> UnixMillis {
+        self.document.body.period(now)
     }
 
     /// What it is entitled to of `feature` at `now`.

@@ -375,8 +375,8 @@ stored_as_name!(Unmatched);
 /// What the table says about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Routed<'a> {
-    /// This rule decides.
-    Rule(&'a Route),
+    /// This rule decides; before it its place among the rules.
+    Rule(usize, &'a Route),
     /// No rule matches, and the default lets it pass.
     Allowed,
     /// No rule matches, and the default refuses it: `route_denied`.
@@ -507,8 +507,8 @@ impl RouteTable {
         if self.case == Case::Insensitive && path.ambiguous_without_case() {
             return Routed::Refused(NotCanonical::CaseAmbiguous);
         }
-        match (self.find(method, path), self.unmatched) {
-            (Some(route), _) => Routed::Rule(route),
+        match (self.place(method, path), self.unmatched) {
+            (Some((place, route)), _) => Routed::Rule(place, route),
             (None, Unmatched::Allow) => Routed::Allowed,
             (None, Unmatched::Deny) => Routed::Denied,
         }
@@ -517,7 +517,12 @@ impl RouteTable {
     /// The most specific rule that matches. Allocates nothing. [`Self::route`] is what decides about a request.
     #[must_use]
     pub fn find(&self, method: Method, path: &CanonicalPath<'_>) -> Option<&Route> {
-        self.root.find(method, path.segments(), self.case).and_then(|place| self.routes.get(place))
+        self.place(method, path).map(|(_, route)| route)
+    }
+
+    fn place(&self, method: Method, path: &CanonicalPath<'_>) -> Option<(usize, &Route)> {
+        let place = self.root.find(method, path.segments(), self.case)?;
+        self.routes.get(place).map(|route| (place, route))
     }
 }
 

@@ -10,6 +10,7 @@ use super::api_key::{KeyHash, Mode};
 use super::feature::Override;
 use super::id::{KeyId, TenantId};
 use super::name::{FeatureName, LimitName, PlanName, Scope, ShardName};
+use super::period::Period;
 use super::plan::Amount;
 use super::time::UnixMillis;
 
@@ -35,6 +36,17 @@ pub struct Tenant {
     /// Its ancestors, the parent first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ancestors: Vec<Ancestor>,
+}
+
+impl Tenant {
+    /// The beginning of the usage period around `now`: by the nearest subscription's anchor, a month long. Totals are kept
+    /// by it.
+    #[must_use]
+    pub fn period(&self, now: UnixMillis) -> UnixMillis {
+        let levels = std::iter::once(&self.level).chain(self.ancestors.iter().map(|ancestor| &ancestor.level));
+        let anchor = levels.filter_map(|level| level.subscription.as_ref()).map(|held| held.anchor).next();
+        Period::Month.window(anchor.unwrap_or_default(), now).start
+    }
 }
 
 /// What one tenant in a chain holds and has of its own.

@@ -7,7 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use worker::{Env, Error, Result};
 
 use crate::domain::api_key::KeyRing;
-use crate::wire::headers::OriginSigner;
+use crate::wire::answer::Voice;
+use crate::wire::headers::Signer;
 use crate::wire::jws::DocumentRing;
 
 /// The parsed configuration.
@@ -16,12 +17,10 @@ pub(crate) struct Config {
     pub(crate) documents: DocumentRing,
     /// Makes and verifies API keys.
     pub(crate) api_keys: KeyRing,
-    /// Signs what the origin is told about a request.
-    pub(crate) origin: OriginSigner,
+    /// What every answer has in common.
+    pub(crate) voice: Voice,
     /// Whether jurisdictions are the platform's own, or (on one machine) only a part of each object's name.
     pub(crate) jurisdictions: Jurisdictions,
-    /// Scheme and host of the API, for the `type` of problems.
-    pub(crate) base_url: String,
 }
 
 /// How a tenant object is kept in its jurisdiction.
@@ -51,13 +50,15 @@ impl Config {
             documents: DocumentRing::new(documents).map_err(|_| unusable("DOCUMENT_KEYS"))?,
             api_keys: KeyRing::new(api_keys.iter().map(|(_, secret)| secret.as_slice()))
                 .map_err(|_| unusable("API_KEY_KEYS"))?,
-            origin: OriginSigner::new(origin).map_err(|_| unusable("ORIGIN_KEY"))?,
+            voice: Voice {
+                base_url: env.var("BASE_URL")?.to_string(),
+                signer: Signer::new(origin).map_err(|_| unusable("ORIGIN_KEY"))?,
+            },
             jurisdictions: match env.var("JURISDICTIONS")?.to_string().as_str() {
                 "platform" => Jurisdictions::Platform,
                 "names" => Jurisdictions::Names,
                 _ => return Err(unusable("JURISDICTIONS")),
             },
-            base_url: env.var("BASE_URL")?.to_string(),
         })
     }
 }

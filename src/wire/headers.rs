@@ -31,7 +31,6 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::domain::id::{KeyId, RequestId, TenantId};
-use crate::domain::name::PlanName;
 use crate::domain::path::CanonicalPath;
 use crate::domain::route::Method;
 use crate::domain::time::UnixMillis;
@@ -135,7 +134,7 @@ pub struct Identity<'a> {
     /// Whose request it is.
     pub tenant: TenantId,
     /// The tenant's plan.
-    pub plan: &'a PlanName,
+    pub plan: &'a str,
     /// The API key's public part.
     pub key: KeyId,
     /// `live` or `test`.

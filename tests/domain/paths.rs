@@ -322,7 +322,7 @@ fn gate(table: &RouteTable, raw: &str) -> Outcome {
         Err(why) => return Outcome::Refused(why),
     };
     let rule = match table.route(Method::Get, &path) {
-        Routed::Rule(rule) => Some(rule.path.to_string()),
+        Routed::Rule(_, rule) => Some(rule.path.to_string()),
         Routed::Allowed => None,
         Routed::Denied => return Outcome::Denied,
         Routed::Refused(why) => return Outcome::Refused(why),

@@ -1,0 +1,89 @@
+//! What the door calls: `warm` for a request that can be decided from memory, `gate` for one that cannot, `renew` behind
+//! a reply. All of them answer in the words of `wire::verdict`.
+//!
+//! Invariant: these functions hold no authority. They trust no argument, and a request that `warm` does not decide is
+//! decided by `gate` alone, from the beginning.
+
+use wasm_bindgen::prelude::*;
+
+use super::isolate;
+use crate::domain::catalog::Recording;
+use crate::domain::decision::Tier;
+use crate::domain::gate::{Outcome, Request, Standpoint, Step};
+use crate::domain::tally;
+use crate::domain::time::UnixMillis;
+use crate::wire::answer::Asked;
+use crate::wire::headers;
+use crate::wire::verdict::{Release, Verdict};
+
+/// A time from JavaScript. What is no time is the epoch: then nothing is valid yet, and nothing is admitted.
+pub(crate) fn instant(now: f64) -> UnixMillis {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "casts saturate; times are below 2^53")]
+    UnixMillis(now as u64)
+}
+
+/// Decides about a request from memory alone: no I/O, no waiting. `undefined` where that is not possible.
+#[wasm_bindgen]
+#[must_use]
+pub fn warm(method: &str, url: &str, api_key: &str, authorization: &str, now: f64) -> Option<String> {
+    let now = instant(now);
+    let request = Request { method, url, api_key, authorization, preflight: false, now };
+    // Whether an OPTIONS is a preflight only its headers tell.
+    if method == "OPTIONS" {
+        return None;
+    }
+    isolate::with(|isolate| {
+        let asked = Asked { id: isolate.request_id(now), now };
+        let config = &isolate.config;
+        match isolate.gate.walk(&request, &config.api_keys) {
+            Step::Elsewhere | Step::Missing(_) | Step::Preflight(_) => None,
+            Step::Refuse(refused) => Some(config.voice.refusal(&refused, asked, Verdict::default())),
+            Step::Way(mut standpoint) => {
+                let (way, _) = standpoint.way(now)?;
+                if way.meter.as_ref().is_some_and(|metering| metering.recording == Recording::Exact) {
+                    return None;
+                }
+                let outcome = standpoint.decide(now);
+                let mut verdict = Verdict::default();
+                match outcome {
+                    Outcome::Ask => None,
+                    Outcome::Admit(tier) => {
+                        tally::admitted(&mut standpoint, now);
+                        behind(&mut standpoint, now, &mut verdict);
+                        Some(config.voice.pass(&mut standpoint, tier, None, (Release::Free, ""), asked, verdict))
+                    }
+                    Outcome::Observed(code) => {
+                        tally::observed(&mut standpoint, code, now);
+                        behind(&mut standpoint, now, &mut verdict);
+                        let release = (Release::Free, "");
+                        Some(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), release, asked, verdict))
+                    }
+                    Outcome::Refuse { code, feature, limit } => {
+                        tally::refused(&mut standpoint, code, now);
+                        behind(&mut standpoint, now, &mut verdict);
+                        let (feature, limit) = (feature.as_ref(), limit.as_ref());
+                        Some(config.voice.refuse(&standpoint, code, feature, limit, Tier::Isolate, asked, verdict))
+                    }
+                }
+            }
+        }
+    })
+    .flatten()
+}
+
+/// Notes what is to be done behind the reply.
+pub(crate) fn behind(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis, verdict: &mut Verdict) {
+    if let Some(behind) = tally::behind(standpoint, now) {
+        verdict.renew(&behind.to_string());
+    }
+}
+
+/// Which of these header names, a line each, may not reach the origin. `connection` is the value of that header, and
+/// `authorization` of that one.
+#[wasm_bindgen]
+#[must_use]
+pub fn stripped(names: &str, connection: &str, authorization: &str) -> String {
+    let connection = Some(connection).filter(|value| !value.is_empty());
+    let carried = crate::domain::gate::carries_key(authorization);
+    headers::refused(names.split('\n'), connection, carried).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,506 @@
+//! The gate where memory is not enough: documents are read, the limiter is asked, use is recorded; then the same verdict as
+//! from `warm` goes to the door.
+//!
+//! Invariant: every pass over the walk begins at its beginning, so what was learnt while waiting counts. A request waits
+//! for its own calls only, never for another request's.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{Either, join_all, select};
+use serde::{Deserialize, Serialize};
+use wasm_bindgen::prelude::*;
+use worker::{Date, Delay, Env, console_error};
+
+use super::config::Config;
+use super::documents::{self, Read};
+use super::door::{behind, instant};
+use super::isolate;
+use super::object::ask_tenant;
+use crate::domain::catalog::{Charge, Recording, Target};
+use crate::domain::decision::{Code, Fail, Mode, Tier};
+use crate::domain::document::DocumentKey;
+use crate::domain::gate::{Outcome, Refused, Request, Standpoint, Step, limit_code};
+use crate::domain::id::TenantId;
+use crate::domain::limit::{self, Call, LeaseId, OpId, Tag, Ticket, Verdict as Limited, WAIT_MS};
+use crate::domain::resident::Shown;
+use crate::domain::tally::{self, Behind};
+use crate::domain::time::UnixMillis;
+use crate::wire::answer::Asked;
+use crate::wire::object::{AskTenant, LimitAnswer};
+use crate::wire::verdict::{Release, Verdict};
+
+/// How often a walk may find something missing: catalog, tenant, plan, its stand-in, and each once more.
+const WALKS: usize = 8;
+/// For how long units stay reserved for a request whose origin has not answered.
+const HOLD_MS: u64 = 60_000;
+
+/// The time, read anew: on this platform it moves only while waiting.
+pub(crate) fn clock() -> UnixMillis {
+    UnixMillis(Date::now().as_millis())
+}
+
+/// Decides about a request, waiting for what it needs. The answer is a verdict, or `api`: the request is not for the gate.
+#[wasm_bindgen]
+pub async fn gate(request: web_sys::Request, env: Env, now: f64) -> Result<String, JsError> {
+    let config = isolate::ready(&env).map_err(|error| JsError::new(&error.to_string()))?;
+    let head = Head::of(&request, instant(now));
+    Ok(decide(&env, &config, &head).await)
+}
+
+/// What of a request a decision looks at, owned.
+pub(crate) struct Head {
+    method: String,
+    url: String,
+    api_key: String,
+    authorization: String,
+    preflight: bool,
+    pub(crate) now: UnixMillis,
+}
+
+impl Head {
+    pub(crate) fn of(request: &web_sys::Request, now: UnixMillis) -> Self {
+        let headers = request.headers();
+        let header = |name| headers.get(name).ok().flatten().unwrap_or_default();
+        Self {
+            method: request.method(),
+            url: request.url(),
+            api_key: header("x-api-key"),
+            authorization: header("authorization"),
+            preflight: !header("access-control-request-method").is_empty(),
+            now,
+        }
+    }
+
+    pub(crate) fn request(&self, now: UnixMillis) -> Request<'_> {
+        Request {
+            method: &self.method,
+            url: &self.url,
+            api_key: &self.api_key,
+            authorization: &self.authorization,
+            preflight: self.preflight,
+            now,
+        }
+    }
+}
+
+/// What a pass over the walk came to.
+enum Next {
+    Done(String),
+    Read(Vec<DocumentKey>),
+    Ask(Box<Question>),
+    /// Spent here; must be recorded beside the origin's answer.
+    Forward(String),
+}
+
+/// A question to the limiter, and what is needed to act on its answer.
+struct Question {
+    tenant: TenantId,
+    id: OpId,
+    call: Call,
+    ticket: Ticket,
+    settle: bool,
+}
+
+/// What the door hands back when the origin has answered, for a meter that must not lose it.
+#[derive(Serialize, Deserialize)]
+struct Handle {
+    tenant: TenantId,
+    call: Box<Call>,
+    fail: Fail,
+}
+
+async fn decide(env: &Env, config: &Rc<Config>, head: &Head) -> String {
+    let mut asked_twice = false;
+    for _ in 0..WALKS {
+        let now = clock().max(head.now);
+        let Some(next) = isolate::with(|isolate| pass(isolate, head, now)) else { break };
+        match next {
+            Next::Done(text) | Next::Forward(text) => return text,
+            Next::Read(keys) => {
+                if let Some(code) = read_all(env, config, head, keys, now).await {
+                    return refuse(config, code, now);
+                }
+            }
+            Next::Ask(question) => {
+                let Question { tenant, id, call, ticket, settle } = *question;
+                let answer = within(WAIT_MS, ask_tenant::<LimitAnswer>(env, config, tenant, AskTenant::Limit(Box::new(call)))).await;
+                let now = clock();
+                let reply = match answer {
+                    Some(Ok(answer)) => Some(learn(config, tenant, answer, now)),
+                    Some(Err(error)) => {
+                        console_error!("limiter of {tenant}: {error}");
+                        // An object with too much to do is not helped by being asked again.
+                        asked_twice |= error.overloaded;
+                        None
+                    }
+                    None => None,
+                };
+                let conclusion = isolate::with(|isolate| conclude(isolate, head, ticket, id, settle, reply.as_ref(), now));
+                match conclusion {
+                    Some(Conclusion::Done(text)) => return text,
+                    Some(Conclusion::Unknown(_)) if !asked_twice => asked_twice = true,
+                    Some(Conclusion::Unknown(text)) => return text,
+                    None => break,
+                }
+            }
+        }
+    }
+    refuse(config, Code::Unavailable, clock())
+}
+
+/// `future`, unless it takes longer than `ms`.
+async fn within<T>(ms: u64, future: impl Future<Output = T>) -> Option<T> {
+    match select(std::pin::pin!(future), std::pin::pin!(Delay::from(Duration::from_millis(ms)))).await {
+        Either::Left((value, _)) => Some(value),
+        Either::Right(_) => None,
+    }
+}
+
+/// One pass over the walk, to where it ends or something is missing.
+fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
+    let request = head.request(now);
+    let asked = Asked { id: isolate.request_id(now), now };
+    let config = &isolate.config;
+    let mut standpoint = match isolate.gate.walk(&request, &config.api_keys) {
+        Step::Elsewhere => return Next::Done("api".to_owned()),
+        Step::Missing(keys) => return Next::Read(keys),
+        Step::Preflight(passage) => return Next::Done(config.voice.preflight(&passage, Verdict::default())),
+        Step::Refuse(refused) => return Next::Done(config.voice.refusal(&refused, asked, Verdict::default())),
+        Step::Way(standpoint) => standpoint,
+    };
+    let metering = standpoint.way(now).and_then(|(way, _)| way.meter.clone());
+    let exact = metering.as_ref().is_some_and(|metering| metering.recording == Recording::Exact);
+    let settle = exact && metering.as_ref().is_some_and(|metering| metering.charge == Charge::Success);
+    let demo = *standpoint.passage.target == Target::Demo;
+
+    // An exact meter records beside the origin's work only where that work can be asked for again, and a lease pays.
+    let serial = exact && (settle || demo || !standpoint.passage.method.is_idempotent());
+    let outcome = if serial { decide_serial(&mut standpoint, now) } else { standpoint.decide(now) };
+    let mut verdict = Verdict::default();
+    match outcome {
+        Outcome::Refuse { code, feature, limit } => {
+            tally::refused(&mut standpoint, code, now);
+            behind(&mut standpoint, now, &mut verdict);
+            let (feature, limit) = (feature.as_ref(), limit.as_ref());
+            Next::Done(config.voice.refuse(&standpoint, code, feature, limit, Tier::Isolate, asked, verdict))
+        }
+        Outcome::Observed(code) => {
+            tally::observed(&mut standpoint, code, now);
+            behind(&mut standpoint, now, &mut verdict);
+            let free = (Release::Free, "");
+            Next::Done(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict))
+        }
+        Outcome::Admit(tier) if exact && tier == Tier::Lease => {
+            let id = OpId(isolate::random());
+            let handle = paid_here(&mut standpoint, id, now);
+            behind(&mut standpoint, now, &mut verdict);
+            let release = (Release::Record, handle.as_str());
+            Next::Forward(config.voice.pass(&mut standpoint, tier, None, release, asked, verdict))
+        }
+        Outcome::Admit(tier) => {
+            tally::admitted(&mut standpoint, now);
+            behind(&mut standpoint, now, &mut verdict);
+            Next::Done(config.voice.pass(&mut standpoint, tier, None, (Release::Free, ""), asked, verdict))
+        }
+        Outcome::Ask => {
+            let id = OpId(isolate::random());
+            let event = tally::event(&mut standpoint, id, now);
+            let tenant = standpoint.resident.tenant().tenant;
+            let tag = tag(tenant, &standpoint);
+            let Some((way, limits)) = standpoint.way(now) else {
+                return Next::Done(config.voice.refusal(&Refused::new(Code::Internal), asked, verdict));
+            };
+            let (call, ticket) = if settle {
+                limits.reserve(id, &way.charges, event, HOLD_MS, false, now)
+            } else {
+                limits.take(id, Some(tag), &way.charges, event, now)
+            };
+            Next::Ask(Box::new(Question { tenant, id, call, ticket, settle }))
+        }
+    }
+}
+
+/// The feature is decided here, the limits by the limiter: a lease may not pay for what must be recorded first.
+fn decide_serial(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Outcome {
+    let observes = standpoint.enforcement() == Mode::Observe;
+    match standpoint.way(now).and_then(|(way, _)| way.refusal.clone()) {
+        Some(refusal) if observes => Outcome::Observed(refusal.code),
+        Some(refusal) => Outcome::Refuse { code: refusal.code, feature: Some(refusal), limit: None },
+        None => Outcome::Ask,
+    }
+}
+
+/// What a large cost keeps its place under while it is refused: who asks for what.
+fn tag(tenant: TenantId, standpoint: &Standpoint<'_, '_>) -> Tag {
+    use sha2::{Digest, Sha256};
+    let what = format!("{tenant} {} {}", standpoint.key, standpoint.number);
+    let hash = Sha256::digest(what.as_bytes());
+    Tag(hash.iter().take(16).fold(0, |bits, byte| (bits << 8) | u128::from(*byte)))
+}
+
+/// The RECORD of a request that a lease has just paid for.
+fn paid_here(standpoint: &mut Standpoint<'_, '_>, id: OpId, now: UnixMillis) -> String {
+    let tenant = standpoint.resident.tenant().tenant;
+    let fail = standpoint.fail();
+    let Some(event) = tally::event(standpoint, id, now) else { return String::new() };
+    let Some((way, limits)) = standpoint.way(now) else { return String::new() };
+    let Some(charge) = way.payer.and_then(|slot| way.charges.iter().find(|charge| charge.slot == slot)).copied() else {
+        return String::new();
+    };
+    let lease: LeaseId = limits.payer(charge.slot);
+    let call = Box::new(limits.record(id, charge, lease, event));
+    serde_json::to_string(&Handle { tenant, call, fail }).unwrap_or_default()
+}
+
+enum Conclusion {
+    Done(String),
+    /// The limiter did not answer; this is what the fail mode says.
+    Unknown(String),
+}
+
+/// What the limiter's answer means for the request.
+fn conclude(
+    isolate: &mut isolate::Isolate,
+    head: &Head,
+    ticket: Ticket,
+    id: OpId,
+    settle: bool,
+    reply: Option<&limit::Reply>,
+    now: UnixMillis,
+) -> Conclusion {
+    let request = head.request(now);
+    let asked = Asked { id: isolate.request_id(now), now };
+    let config = &isolate.config;
+    let Step::Way(mut standpoint) = isolate.gate.walk(&request, &config.api_keys) else {
+        return Conclusion::Unknown(config.voice.refusal(&Refused::new(Code::Unavailable), asked, Verdict::default()));
+    };
+    let limited = standpoint.resident.limits.verdict(ticket, reply, now);
+    let observes = standpoint.enforcement() == Mode::Observe;
+    let mut verdict = Verdict::default();
+    match limited {
+        Limited::Admit => {
+            behind(&mut standpoint, now, &mut verdict);
+            let handle = if settle { ending(&standpoint, id) } else { String::new() };
+            let demo = *standpoint.passage.target == Target::Demo;
+            let release = if settle && !demo { (Release::Settle, handle.as_str()) } else { (Release::Free, "") };
+            Conclusion::Done(config.voice.pass(&mut standpoint, Tier::Limiter, None, release, asked, verdict))
+        }
+        Limited::Deny(denial) => {
+            let code = limit_code(denial.code);
+            if observes {
+                tally::observed(&mut standpoint, code, now);
+                behind(&mut standpoint, now, &mut verdict);
+                let free = (Release::Free, "");
+                return Conclusion::Done(config.voice.pass(&mut standpoint, Tier::Limiter, Some(code), free, asked, verdict));
+            }
+            tally::refused(&mut standpoint, code, now);
+            behind(&mut standpoint, now, &mut verdict);
+            let shown = shown(&mut standpoint, &denial.key, now);
+            let limit = shown.map(|shown| (shown, Some(denial.retry_after_ms)));
+            Conclusion::Done(config.voice.refuse(&standpoint, code, None, limit.as_ref(), Tier::Limiter, asked, verdict))
+        }
+        Limited::Unknown => {
+            let code = Code::LimiterUnavailable;
+            if observes || standpoint.fail() == Fail::Open {
+                tally::observed(&mut standpoint, code, now);
+                let free = (Release::Free, "");
+                return Conclusion::Unknown(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict));
+            }
+            tally::refused(&mut standpoint, code, now);
+            Conclusion::Unknown(config.voice.refuse(&standpoint, code, None, None, Tier::Isolate, asked, verdict))
+        }
+    }
+}
+
+/// How the limit with this key is shown to clients.
+fn shown(standpoint: &mut Standpoint<'_, '_>, key: &limit::LimitKey, now: UnixMillis) -> Option<Shown> {
+    let (way, limits) = standpoint.way(now)?;
+    way.shown.iter().find(|shown| limits.key(shown.slot) == Some(key)).cloned()
+}
+
+/// The COMMIT of a reservation, to be turned into a VOID where the origin refuses.
+fn ending(standpoint: &Standpoint<'_, '_>, id: OpId) -> String {
+    let call = Box::new(standpoint.resident.limits.end(id, true));
+    let handle = Handle { tenant: standpoint.resident.tenant().tenant, call, fail: standpoint.fail() };
+    serde_json::to_string(&handle).unwrap_or_default()
+}
+
+/// Takes in what a limiter's answer tells beside the answer.
+fn learn(config: &Config, tenant: TenantId, answer: LimitAnswer, now: UnixMillis) -> limit::Reply {
+    if let Some(text) = &answer.document
+        && let Err(untrusted) = documents::take(config, &DocumentKey::Tenant(tenant), text, true, now)
+    {
+        console_error!("{tenant}, from its limiter: not trusted: {untrusted}");
+    }
+    isolate::with(|isolate| {
+        if let Some(resident) = isolate.gate.resident(tenant) {
+            resident.hear(answer.reply.rev.tenant, now);
+            resident.limits.answered(&answer.reply, now);
+        }
+    });
+    answer.reply
+}
+
+/// Reads documents side by side; the code of what could not be read, if the walk cannot go on without it.
+async fn read_all(env: &Env, config: &Rc<Config>, head: &Head, keys: Vec<DocumentKey>, now: UnixMillis) -> Option<Code> {
+    let mut keys = keys;
+    if keys.contains(&DocumentKey::Catalog)
+        && let Some(tenant) = isolate::with(|isolate| isolate.gate.foresee(&head.request(now), &config.api_keys)).flatten()
+    {
+        keys.push(DocumentKey::Tenant(tenant));
+    }
+    let reads = join_all(keys.iter().map(|key| documents::read(env, config, key, now))).await;
+    for (key, read) in keys.iter().zip(reads) {
+        let code = match read {
+            Read::Here => continue,
+            Read::Failed(code) => code,
+            Read::Absent => Code::SnapshotUnavailable,
+        };
+        match key {
+            DocumentKey::Tenant(tenant) if read == Read::Absent => {
+                isolate::with(|isolate| isolate.gate.note_absent(*tenant, now));
+            }
+            // What is here already goes on being used until its signed end.
+            DocumentKey::Tenant(tenant) => {
+                let held = isolate::with(|isolate| isolate.gate.resident(*tenant).is_some_and(|held| !held.is_expired(now)));
+                if held != Some(true) {
+                    return Some(code);
+                }
+            }
+            DocumentKey::Plan(plan, version) => {
+                if let Some(previous) = isolate::with(|isolate| isolate.gate.previous(plan, *version)).flatten() {
+                    documents::read(env, config, &previous, now).await;
+                }
+                if isolate::with(|isolate| isolate.gate.stand_in(plan, *version)) != Some(true) {
+                    return Some(code);
+                }
+            }
+            DocumentKey::Catalog => return Some(code),
+        }
+    }
+    None
+}
+
+fn refuse(config: &Config, code: Code, now: UnixMillis) -> String {
+    let id = isolate::with(|isolate| isolate.request_id(now))
+        .unwrap_or_else(|| crate::domain::id::RequestId::new(now, isolate::random()));
+    config.voice.refusal(&Refused::new(code), Asked { id, now }, Verdict::default())
+}
+
+/// Behind a reply: renews leases, reports use, reads documents anew; then stays until what is not spent was given back.
+#[wasm_bindgen]
+pub async fn renew(what: String, env: Env, now: f64) {
+    let Ok(behind) = what.parse::<Behind>() else { return };
+    let Ok(config) = isolate::ready(&env) else { return };
+    let now = instant(now);
+    let mut keys = Vec::new();
+    if behind.catalog {
+        keys.push(DocumentKey::Catalog);
+        keys.extend(isolate::with(|isolate| isolate.gate.stood_in()).unwrap_or_default());
+    }
+    if behind.document {
+        keys.push(DocumentKey::Tenant(behind.tenant));
+    }
+    let had_stand_ins = keys.iter().any(|key| matches!(key, DocumentKey::Plan(..)));
+    let reads = async {
+        join_all(keys.iter().map(|key| documents::read(&env, &config, key, now))).await;
+        if had_stand_ins {
+            isolate::with(|isolate| isolate.gate.forget_equipment());
+        }
+    };
+    futures_util::future::join(reads, tend(&env, &config, behind.tenant, now)).await;
+}
+
+/// Sends what is due to the limiter; one request in an isolate stays to send what becomes due while nobody comes.
+async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
+    report(env, config, tenant, now).await;
+    let watches = isolate::with(|isolate| {
+        isolate.gate.resident(tenant).is_some_and(|resident| !std::mem::replace(&mut resident.watched, true))
+    });
+    if watches != Some(true) {
+        return;
+    }
+    // The platform ends what stays longer than 30 s behind a reply; a lease ends after 5.
+    let until = now.plus(20_000);
+    loop {
+        let now = clock();
+        let wakes = isolate::with(|isolate| {
+            isolate.gate.resident(tenant).and_then(|resident| resident.limits.wakes_at())
+        })
+        .flatten();
+        let Some(wakes) = wakes.filter(|_| now < until) else { break };
+        Delay::from(Duration::from_millis(wakes.since(now).clamp(20, 5_000))).await;
+        report(env, config, tenant, clock()).await;
+    }
+    isolate::with(|isolate| {
+        if let Some(resident) = isolate.gate.resident(tenant) {
+            resident.watched = false;
+        }
+    });
+}
+
+async fn report(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
+    let call = isolate::with(|isolate| isolate.gate.resident(tenant).and_then(|resident| resident.limits.renew(now)));
+    let Some(call) = call.flatten() else { return };
+    match ask_tenant::<LimitAnswer>(env, config, tenant, AskTenant::Limit(Box::new(call))).await {
+        Ok(answer) => {
+            learn(config, tenant, answer, clock());
+        }
+        Err(error) => console_error!("limiter of {tenant}: {error}"),
+    }
+}
+
+/// Records the use of a request that a lease paid for, beside the origin's work. `undefined` when it is safe; otherwise the
+/// verdict that takes the place of the origin's answer.
+#[wasm_bindgen]
+pub async fn record(handle: String, env: Env) -> Option<String> {
+    conclude_exact(&handle, &env, None).await
+}
+
+/// Charges a request by what its origin answered: `status`, 0 for no answer. `undefined` when that is safe.
+#[wasm_bindgen]
+pub async fn settle(handle: String, status: u16, env: Env) -> Option<String> {
+    conclude_exact(&handle, &env, Some((1..400).contains(&status))).await
+}
+
+async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Option<String> {
+    let config = isolate::ready(env).ok()?;
+    let Ok(mut handle) = serde_json::from_str::<Handle>(handle) else {
+        return Some(refuse(&config, Code::UseNotRecorded, clock()));
+    };
+    if commit == Some(false)
+        && let Some(limit::Op::Commit { id }) = handle.call.op
+    {
+        handle.call.op = Some(limit::Op::Void { id });
+    }
+    // The same id is done once however often it is asked, so asking again can only help.
+    for _ in 0..3 {
+        match ask_tenant::<LimitAnswer>(env, &config, handle.tenant, AskTenant::Limit(handle.call.clone())).await {
+            Ok(answer) => {
+                let reply = learn(&config, handle.tenant, answer, clock());
+                match reply.outcome.map(|(_, outcome)| outcome) {
+                    Some(limit::Outcome::Done | limit::Outcome::Admit) => return None,
+                    Some(limit::Outcome::Gone | limit::Outcome::Deny(_)) => break,
+                    None => {}
+                }
+            }
+            Err(error) if error.overloaded => break,
+            Err(error) => console_error!("recording for {}: {error}", handle.tenant),
+        }
+    }
+    // A reservation that could not be given back lapses by itself; the client need not suffer for it.
+    (commit != Some(false)).then(|| refuse(&config, Code::UseNotRecorded, clock()))
+}
+
+/// The refusal for an origin that did not answer.
+#[wasm_bindgen]
+#[must_use]
+pub fn unreachable(now: f64) -> String {
+    let now = instant(now);
+    isolate::with(|isolate| {
+        let asked = Asked { id: isolate.request_id(now), now };
+        isolate.config.voice.refusal(&Refused::new(Code::OriginUnreachable), asked, Verdict::default())
+    })
+    .unwrap_or_else(|| "answer\n502\n".to_owned())
+}

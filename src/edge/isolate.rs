@@ -1,0 +1,69 @@
+//! What this isolate remembers between requests: the configuration and the gate.
+//!
+//! Invariant: the memory is borrowed only between two awaits, never across one; and nothing of the platform (no binding, no
+//! stub, no promise) is kept in it, because such things belong to one request.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use worker::{Env, Result};
+
+use super::config::Config;
+use crate::domain::gate::Gate;
+use crate::domain::id::RequestId;
+use crate::domain::time::UnixMillis;
+
+/// The memory of this isolate.
+pub(crate) struct Isolate {
+    /// What the deployment says.
+    pub(crate) config: Rc<Config>,
+    /// What the gate remembers.
+    pub(crate) gate: Gate,
+    random: u128,
+    requests: u128,
+}
+
+thread_local! {
+    static ISOLATE: RefCell<Option<Isolate>> = const { RefCell::new(None) };
+}
+
+impl Isolate {
+    /// A request id: the time, then a number that this isolate alone counts from a random beginning.
+    pub(crate) fn request_id(&mut self, now: UnixMillis) -> RequestId {
+        self.requests += 1;
+        RequestId::new(now, self.random.wrapping_add(self.requests))
+    }
+}
+
+/// Uses the memory, if it is there and nobody else is using it.
+pub(crate) fn with<T>(use_it: impl FnOnce(&mut Isolate) -> T) -> Option<T> {
+    ISOLATE.with(|cell| cell.try_borrow_mut().ok().and_then(|mut isolate| isolate.as_mut().map(use_it)))
+}
+
+/// Makes the memory where there is none yet, and gives the configuration.
+///
+/// # Errors
+/// When the deployment is not configured.
+pub(crate) fn ready(env: &Env) -> Result<Rc<Config>> {
+    if let Some(config) = with(|isolate| Rc::clone(&isolate.config)) {
+        return Ok(config);
+    }
+    let config = Rc::new(Config::read(env)?);
+    let isolate = Isolate { config: Rc::clone(&config), gate: Gate::new(random()), random: random(), requests: 0 };
+    ISOLATE.with(|cell| {
+        if let Ok(mut empty) = cell.try_borrow_mut()
+            && empty.is_none()
+        {
+            *empty = Some(isolate);
+        }
+    });
+    Ok(config)
+}
+
+/// 128 random bits. Only within a request: the platform gives none before.
+pub(crate) fn random() -> u128 {
+    let mut bytes = [0; 16];
+    // The platform's generator does not fail within a request; were it to, ids would only be less spread.
+    let _ = getrandom::fill(&mut bytes);
+    u128::from_be_bytes(bytes)
+}

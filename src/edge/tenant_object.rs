@@ -1,0 +1,351 @@
+//! The tenant object: limiter, outbox, publisher and sealer of one tenant, on one thread and in one database.
+//!
+//! Invariant: a message is one transaction, opened by the door around [`TenantShell::call`]. The memory of the limiter is a
+//! copy of its rows: a call that fails drops the copy, and the next one reads the rows.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use serde::Deserialize;
+use wasm_bindgen::prelude::*;
+use worker::durable::State;
+use worker::worker_sys::DurableObjectState;
+use worker::{Date, Env, console_error};
+
+use super::config::Config;
+use super::object::ask_tenant;
+use super::publisher;
+use super::storage::{Tables, integer};
+use super::{isolate, ledger, sealer};
+use crate::domain::document::DocumentKey;
+use crate::domain::id::TenantId;
+use crate::domain::job::Job;
+use crate::domain::limit::{Call, Effects, Incarnation, Limiter, OpId, Reply, Row};
+use crate::domain::outbox::Event;
+use crate::domain::tally::{self, Label};
+use crate::domain::tenant::Tenant;
+use crate::domain::time::UnixMillis;
+use crate::wire::object::{AskTenant, Books, DocumentAnswer, LimitAnswer, ToTenant};
+
+/// The shell around one tenant's rules.
+#[wasm_bindgen]
+pub struct TenantShell {
+    tables: Tables,
+    env: Env,
+    config: Rc<Config>,
+    limiter: RefCell<Option<Limiter>>,
+    tenant: RefCell<Option<Rc<Tenant>>>,
+}
+
+/// What only the parent's limiter can decide, on its way there and back.
+#[derive(serde::Serialize, Deserialize)]
+struct Forward {
+    tenant: TenantId,
+    id: OpId,
+    call: Box<Call>,
+    /// What is already answered.
+    so_far: Reply,
+}
+
+#[wasm_bindgen]
+impl TenantShell {
+    /// Wakes up: opens the tables.
+    #[wasm_bindgen(constructor)]
+    pub fn new(state: DurableObjectState, env: Env) -> Result<TenantShell, JsError> {
+        let config = isolate::ready(&env).map_err(|error| broken(&error))?;
+        let tables = Tables::open(&State::from(state).storage()).map_err(|error| broken(&error))?;
+        Ok(Self { tables, env, config, limiter: RefCell::new(None), tenant: RefCell::new(None) })
+    }
+
+    /// Answers one message, within the transaction that the door has opened. An answer that begins with `forward` is none
+    /// yet: the door hands the rest of it to [`Self::above`], and what that gives to [`Self::conclude`].
+    pub fn call(&self, message: &str, now: f64) -> Result<String, JsError> {
+        let now = super::door::instant(now);
+        let ToTenant { tenant, ask } = serde_json::from_str(message)?;
+        self.recognise(tenant)?;
+        match ask {
+            AskTenant::Limit(call) => self.limit(tenant, &call, now),
+            AskTenant::Document => {
+                let signed = publisher::signed(&self.tables, &DocumentKey::Tenant(tenant)).map_err(|error| broken(&error))?;
+                Ok(serde_json::to_string(&DocumentAnswer { signed })?)
+            }
+            AskTenant::Publish(publication) => {
+                let newer = publisher::publish(&self.tables, &self.config, &publication, now).map_err(|error| broken(&error))?;
+                if newer {
+                    *self.tenant.borrow_mut() = None;
+                    self.tables.schedule(Job::Seal, now).map_err(|error| broken(&error))?;
+                }
+                Ok(serde_json::to_string(&newer)?)
+            }
+            AskTenant::Seal => {
+                self.tables.schedule(Job::Seal, now).map_err(|error| broken(&error))?;
+                Ok("true".to_owned())
+            }
+            AskTenant::Books => Ok(serde_json::to_string(&self.books(tenant, now)?)?),
+        }
+    }
+
+    /// Asks the parent's limiter what only it can decide.
+    pub async fn above(&self, forward: String) -> Result<String, JsError> {
+        let forward: Forward = serde_json::from_str(&forward)?;
+        let parent = self.document().map_err(|error| broken(&error))?.and_then(|tenant| tenant.ancestors.first().map(|parent| parent.tenant));
+        let reply = match parent {
+            Some(parent) => ask_tenant::<LimitAnswer>(&self.env, &self.config, parent, AskTenant::Limit(forward.call.clone()))
+                .await
+                .inspect_err(|error| console_error!("limiter of {parent}: {error}"))
+                .ok()
+                .map(|answer| answer.reply),
+            None => None,
+        };
+        Ok(serde_json::to_string(&(forward, reply))?)
+    }
+
+    /// Takes in what the parent's limiter said, within a transaction, and answers the message that needed it.
+    pub fn conclude(&self, said: &str, now: f64) -> Result<String, JsError> {
+        let now = super::door::instant(now);
+        let (forward, reply): (Forward, Option<Reply>) = serde_json::from_str(said)?;
+        self.with_limiter(forward.tenant, |limiter| {
+            let (outcome, effects) = limiter.forwarded(forward.id, reply.as_ref(), now);
+            let mut answer = forward.so_far;
+            answer.outcome = outcome.map(|outcome| (forward.id, outcome));
+            (answer, effects)
+        })
+        .and_then(|(reply, effects)| {
+            self.book(effects, now)?;
+            Ok(serde_json::to_string(&LimitAnswer { reply, document: None })?)
+        })
+    }
+
+    /// When the alarm must ring.
+    pub fn due(&self) -> Result<Option<f64>, JsError> {
+        #[expect(clippy::cast_precision_loss, reason = "times are below 2^53")]
+        Ok(self.tables.next_alarm().map_err(|error| broken(&error))?.map(|at| at.0 as f64))
+    }
+
+    /// Does what is due. Never fails: what fails is tried again later.
+    pub async fn alarm(&self) {
+        let now = UnixMillis(Date::now().as_millis());
+        for job in self.tables.due(now).unwrap_or_default() {
+            let done = match self.tables.begin(job, now) {
+                Ok(()) => self.work(job, now).await,
+                Err(error) => Err(error.to_string()),
+            };
+            let now = UnixMillis(Date::now().as_millis());
+            let noted = match done {
+                Ok(next) => self.tables.finish(job, next),
+                Err(message) => {
+                    console_error!("{}: {message}", job.name());
+                    #[expect(clippy::cast_possible_truncation, reason = "any 32 of its bits will do")]
+                    self.tables.put_off(job, now, isolate::random() as u32)
+                }
+            };
+            if let Err(error) = noted {
+                console_error!("{}: {error}", job.name());
+            }
+        }
+    }
+}
+
+fn broken(error: &worker::Error) -> JsError {
+    JsError::new(&error.to_string())
+}
+
+impl TenantShell {
+    async fn work(&self, job: Job, now: UnixMillis) -> Result<Option<UnixMillis>, String> {
+        let kv = || self.env.kv("DOCUMENTS").map_err(|error| error.to_string());
+        match job {
+            Job::Put => publisher::put(&self.tables, &kv()?).await.map(|()| None).map_err(|error| error.to_string()),
+            Job::Sign => publisher::sign(&self.tables, &self.config, now).map_err(|error| error.to_string()),
+            Job::Flush => {
+                let Some(tenant) = self.document().map_err(|error| error.to_string())? else { return Ok(None) };
+                ledger::flush(&self.tables, &self.env, &tenant, now).await
+            }
+            Job::Seal => {
+                let Some(tenant) = self.document().map_err(|error| error.to_string())? else { return Ok(None) };
+                sealer::seal(&self.env, &tenant).await.map(|more| more.then_some(now))
+            }
+            Job::Refill => self.refill(now).await,
+        }
+    }
+
+    /// The first message says whose object this is; from then on it is nobody else's.
+    fn recognise(&self, tenant: TenantId) -> Result<(), JsError> {
+        #[derive(Deserialize)]
+        struct Owner {
+            tenant: TenantId,
+        }
+        let owners: Vec<Owner> = self.tables.rows("SELECT tenant FROM owner", vec![]).map_err(|error| broken(&error))?;
+        match owners.first() {
+            Some(owner) if owner.tenant == tenant => Ok(()),
+            Some(_) => Err(JsError::new("a message for another tenant's object")),
+            None => self
+                .tables
+                .run("INSERT INTO owner (id, tenant) VALUES (1, ?1)", vec![tenant.to_string().into()])
+                .map_err(|error| broken(&error)),
+        }
+    }
+
+    /// The tenant's document, as this object last published it.
+    fn document(&self) -> worker::Result<Option<Rc<Tenant>>> {
+        #[derive(Deserialize)]
+        struct Body {
+            body: String,
+        }
+        if let Some(tenant) = &*self.tenant.borrow() {
+            return Ok(Some(Rc::clone(tenant)));
+        }
+        let rows: Vec<Body> = self.tables.rows("SELECT body FROM document WHERE name LIKE 'tenant/%'", vec![])?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let tenant: Rc<Tenant> = Rc::new(serde_json::from_str(&row.body)?);
+        *self.tenant.borrow_mut() = Some(Rc::clone(&tenant));
+        Ok(Some(tenant))
+    }
+
+    fn limit(&self, tenant: TenantId, call: &Call, now: UnixMillis) -> Result<String, JsError> {
+        let (reply, mut effects) = self.with_limiter(tenant, |limiter| limiter.step(call, now))?;
+        let forward = effects.forward.take();
+        self.book(effects, now)?;
+        if let (Some(above), Some(op)) = (forward, &call.op) {
+            let forward = Forward { tenant, id: op.id(), call: Box::new(above), so_far: reply };
+            return Ok(format!("forward\n{}", serde_json::to_string(&forward)?));
+        }
+        let key = DocumentKey::Tenant(tenant);
+        let newest = publisher::serial(&self.tables, &key).map_err(|error| broken(&error))?.unwrap_or(0);
+        let mut reply = reply;
+        reply.rev.tenant = reply.rev.tenant.max(newest);
+        let document = if call.depth == 0 && newest > call.rev.tenant && call.rev.tenant > 0 {
+            publisher::signed(&self.tables, &key).map_err(|error| broken(&error))?
+        } else {
+            None
+        };
+        Ok(serde_json::to_string(&LimitAnswer { reply, document })?)
+    }
+
+    /// Runs a step of the limiter and stores what it changed. The copy in memory is put back only when all of that went well.
+    fn with_limiter<T>(&self, tenant: TenantId, step: impl FnOnce(&mut Limiter) -> T) -> Result<T, JsError> {
+        let held = self.limiter.borrow_mut().take();
+        let mut limiter = match held {
+            Some(limiter) => limiter,
+            None => self.restore(tenant).map_err(|error| broken(&error))?,
+        };
+        let result = step(&mut limiter);
+        for change in limiter.changes() {
+            let id = vec![change.table.into(), change.id.into()];
+            let stored = match change.row {
+                Some(row) => {
+                    let body = serde_json::to_string(&row)?;
+                    self.tables.run(
+                        "INSERT INTO limiter (kind, id, body) VALUES (?1, ?2, ?3)
+                         ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body",
+                        [id, vec![body.into()]].concat(),
+                    )
+                }
+                None => self.tables.run("DELETE FROM limiter WHERE kind = ?1 AND id = ?2", id),
+            };
+            stored.map_err(|error| broken(&error))?;
+        }
+        if let Some(at) = limiter.wakes_at() {
+            self.tables.schedule(Job::Refill, at).map_err(|error| broken(&error))?;
+        }
+        *self.limiter.borrow_mut() = Some(limiter);
+        Ok(result)
+    }
+
+    fn restore(&self, tenant: TenantId) -> worker::Result<Limiter> {
+        #[derive(Deserialize)]
+        struct Stored {
+            body: String,
+        }
+        let rows: Vec<Stored> = self.tables.rows("SELECT body FROM limiter", vec![])?;
+        let rows = rows.iter().map(|row| serde_json::from_str(&row.body)).collect::<Result<Vec<Row>, _>>()?;
+        Ok(Limiter::restore(rows).unwrap_or_else(|| Limiter::new(tenant, Incarnation(isolate::random()))))
+    }
+
+    /// Puts what a step brought to the outbox.
+    fn book(&self, effects: Effects, now: UnixMillis) -> Result<(), JsError> {
+        let mut events = Vec::new();
+        for event in effects.events {
+            events.push(event.body.to_string());
+        }
+        if !effects.tallies.is_empty() {
+            let document = self.document().map_err(|error| broken(&error))?;
+            for tally in effects.tallies {
+                let Ok(label) = tally.label.parse::<Label>() else { continue };
+                let at = UnixMillis(label.minute * tally::MINUTE_MS);
+                let period = document.as_ref().map_or(UnixMillis(0), |document| document.period(at));
+                match tally::entry(&tally.id, &label, tally.units, period) {
+                    Some(event) if tally.key.is_some() => events.push(serde_json::to_string(&event)?),
+                    _ => self
+                        .tables
+                        .run(
+                            "INSERT INTO traffic (minute, what, requests) VALUES (?1, ?2, ?3)
+                             ON CONFLICT (minute, what) DO UPDATE SET requests = requests + excluded.requests",
+                            vec![integer(label.minute), label.route.into(), integer(tally.units)],
+                        )
+                        .map_err(|error| broken(&error))?,
+                }
+            }
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
+        for body in events {
+            let event: Event = serde_json::from_str(&body)?;
+            // The limiter counts nothing twice; a second time here is a repetition of the very same.
+            self.tables
+                .run(
+                    "INSERT INTO outbox (source, event_id, body) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+                    vec![event.source.into(), event.id.into(), body.into()],
+                )
+                .map_err(|error| broken(&error))?;
+        }
+        // A moment later, so that one batch carries what a second brings.
+        self.tables.schedule(Job::Flush, now.plus(ledger::GATHER_MS)).map_err(|error| broken(&error))
+    }
+
+    /// Fetches leases from the parent's limiter, and lets lapse what has ended.
+    async fn refill(&self, now: UnixMillis) -> Result<Option<UnixMillis>, String> {
+        let Some(tenant) = self.document().map_err(|error| error.to_string())? else { return Ok(None) };
+        let me = tenant.tenant;
+        let text = |_| "the limiter's rows could not be stored".to_owned();
+        let (call, effects) = self
+            .with_limiter(me, |limiter| {
+                let effects = limiter.tick(now);
+                (limiter.parent_call(now), effects)
+            })
+            .map_err(text)?;
+        self.book(effects, now).map_err(text)?;
+        let (Some(call), Some(parent)) = (call, tenant.ancestors.first()) else { return Ok(None) };
+        let answer: LimitAnswer = ask_tenant(&self.env, &self.config, parent.tenant, AskTenant::Limit(Box::new(call)))
+            .await
+            .map_err(|error| error.to_string())?;
+        let now = UnixMillis(Date::now().as_millis());
+        self.with_limiter(me, |limiter| limiter.parent_reply(&answer.reply, now)).map_err(text)?;
+        Ok(None)
+    }
+
+    fn books(&self, tenant: TenantId, now: UnixMillis) -> Result<Books, JsError> {
+        #[derive(Deserialize)]
+        struct Count {
+            n: u64,
+        }
+        let count = |sql| -> Result<u64, JsError> {
+            let rows: Vec<Count> = self.tables.rows(sql, vec![]).map_err(|error| broken(&error))?;
+            Ok(rows.first().map_or(0, |row| row.n))
+        };
+        let outbox = count("SELECT count(*) AS n FROM outbox")?;
+        let quarantine = count("SELECT count(*) AS n FROM quarantine")?;
+        let standings = self.with_limiter(tenant, |limiter| limiter.standings(now))?;
+        let name = |key: &crate::domain::limit::LimitKey| {
+            let window = key.window.map_or(String::new(), |window| format!("@{}", window.0));
+            format!("{}/{}/{}{window}", key.tenant, key.limit, key.mode.name())
+        };
+        Ok(Books {
+            outbox,
+            quarantine,
+            leased: standings.iter().map(|(key, standing)| (name(key), standing.open)).collect(),
+            gap: standings.iter().map(|(key, standing)| (name(key), standing.gap)).collect(),
+            at: now,
+        })
+    }
+}

@@ -1,0 +1,247 @@
+//! From a decision to what the door is told: headers, problems, the identity for the origin.
+//!
+//! Invariant: every answer of the gate says which document it was made from, how old that is and who decided, in one
+//! header: `Tollgate: serial=12, age=840, tier=lease, id=req_...` (an RFC 9651 dictionary; age in milliseconds).
+
+use std::fmt::Write as _;
+
+use super::headers::{Identity, Signer};
+use super::problem::{self, Problem, Snapshot};
+use super::ratelimit::{self, Field};
+use super::verdict::{Release, Verdict};
+use crate::domain::catalog::Target;
+use crate::domain::decision::{Code, Tier};
+use crate::domain::gate::{Passage, Refused, Standpoint};
+use crate::domain::id::RequestId;
+use crate::domain::plan::Plan;
+use crate::domain::resident::{Refusal, Resident, Shown};
+use crate::domain::time::UnixMillis;
+
+/// What every answer of one deployment has in common.
+#[derive(Debug)]
+pub struct Voice {
+    /// Scheme and host of the API, for the pages of codes.
+    pub base_url: String,
+    /// Signs what an origin is told.
+    pub signer: Signer,
+}
+
+/// One request, as its answer names it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Its id.
+    pub id: RequestId,
+    /// When it was decided.
+    pub now: UnixMillis,
+}
+
+impl Voice {
+    /// A refusal of someone who may not be known.
+    #[must_use]
+    pub fn refusal(&self, refused: &Refused<'_>, asked: Asked, mut verdict: Verdict) -> String {
+        let detail = refused.path.map(|why| why.detail());
+        let problem = Problem { detail, ..Problem::new(&self.base_url, refused.code) };
+        self.problem(problem, refused.resident, refused.tier, asked, &mut verdict);
+        verdict.into_text()
+    }
+
+    /// A refusal of a known tenant, at a known route.
+    #[must_use]
+    pub fn refuse(
+        &self,
+        standpoint: &Standpoint<'_, '_>,
+        code: Code,
+        feature: Option<&Refusal>,
+        limit: Option<&(Shown, Option<u64>)>,
+        tier: Tier,
+        asked: Asked,
+        mut verdict: Verdict,
+    ) -> String {
+        let mut problem = Problem::new(&self.base_url, code);
+        if let Some(refusal) = feature {
+            problem = Problem { feature: Some(refusal.feature.as_str()), source: Some(refusal.source), ..problem };
+        }
+        let mut retry = None;
+        if let Some((shown, retry_after_ms)) = limit {
+            retry = retry_after_ms.filter(|ms| *ms > 0).map(|ms| match shown.ends {
+                // A quota comes back at the end of its window, whenever else it is asked for.
+                Some(ends) if code == Code::QuotaExceeded => ends.since(asked.now),
+                _ => ms,
+            });
+            let cost = standpoint.route.map_or(0, |route| route.cost);
+            let refuser = problem::Limit {
+                name: shown.name.as_str(),
+                tenant: shown.tenant,
+                level: shown.level,
+                quota: shown.quota,
+                cost,
+            };
+            problem = problem.limited(refuser, retry.map(ratelimit::retry_after_s));
+        } else if code.status() == 503 {
+            retry = Some(1_000);
+        }
+        self.problem(problem, Some(standpoint.resident), tier, asked, &mut verdict);
+        if let Some(ms) = retry {
+            let _ = write!(verdict.begin_header("retry-after"), "{}", ratelimit::retry_after_s(ms));
+        }
+        if let Some((shown, _)) = limit {
+            let shown = ratelimit::Shown {
+                name: &shown.name,
+                quota: shown.quota,
+                window_s: shown.window_s,
+                remaining: 0,
+                reset_s: retry.map(ratelimit::retry_after_s),
+            };
+            ratelimit::write(Field::Policy, [shown], verdict.begin_header("ratelimit-policy"));
+            ratelimit::write(Field::Limit, [shown], verdict.begin_header("ratelimit"));
+        }
+        verdict.into_text()
+    }
+
+    fn problem(
+        &self,
+        problem: Problem<'_>,
+        resident: Option<&Resident>,
+        tier: Tier,
+        asked: Asked,
+        verdict: &mut Verdict,
+    ) {
+        let plan: Option<&Plan> = resident.and_then(Resident::plan);
+        let worded = plan.and_then(|plan| plan.content.wording.get(problem.code.name()));
+        let upgrades = problem.feature.is_some() || problem.limit.is_some();
+        let problem = Problem {
+            current_plan: plan.map(|plan| plan.content.title.as_str()),
+            upgrade_url: plan.filter(|_| upgrades).and_then(|plan| plan.content.upgrade_url.as_deref()),
+            tenant: resident.map(|resident| resident.tenant().tenant),
+            snapshot: resident
+                .map(|resident| Snapshot { serial: resident.serial(), age_ms: resident.age_ms(asked.now) }),
+            tier: Some(tier),
+            request_id: Some(asked.id),
+            ..problem
+        };
+        let problem = match worded {
+            Some(words) => problem.worded(words),
+            None => problem,
+        };
+        verdict
+            .answer(problem.status, &problem.to_json())
+            .header("content-type", problem::CONTENT_TYPE)
+            .header("cache-control", "no-store");
+        if problem.status == 401 {
+            verdict.header("www-authenticate", "Bearer realm=\"tollgate\"");
+        }
+        signature_line(resident, tier, None, asked, verdict.begin_header("tollgate"));
+    }
+
+    /// A request that passes: on to its origin, or answered by the built-in one.
+    #[must_use]
+    pub fn pass(
+        &self,
+        standpoint: &mut Standpoint<'_, '_>,
+        tier: Tier,
+        observed: Option<Code>,
+        release: (Release, &str),
+        asked: Asked,
+        mut verdict: Verdict,
+    ) -> String {
+        if *standpoint.passage.target == Target::Demo {
+            let mut body = String::with_capacity(160);
+            // A canonical path needs no escaping in JSON: what would is percent-encoded or refused.
+            let _ = write!(
+                body,
+                "{{\"origin\":\"demo\",\"method\":\"{}\",\"path\":\"{}\",\"tenant\":\"{}\"}}",
+                standpoint.passage.method,
+                standpoint.passage.path.as_str(),
+                standpoint.resident.tenant().tenant,
+            );
+            verdict.answer(200, &body).header("content-type", "application/json");
+        } else {
+            let resident = &mut *standpoint.resident;
+            let tenant = resident.tenant().tenant;
+            let features = resident.features(standpoint.catalog, asked.now).to_owned();
+            let plan = resident.plan().map_or("", |plan| plan.plan.as_str());
+            let identity = Identity {
+                tenant,
+                plan,
+                key: standpoint.key,
+                mode: standpoint.mode.name(),
+                features: &features,
+                timestamp: asked.now,
+                request: asked.id,
+            };
+            let signed = self.signer.sign(standpoint.passage.method, &standpoint.passage.path, &identity);
+            begin_forward(&standpoint.passage, release, &mut verdict);
+            for (name, value) in signed.headers() {
+                verdict.header(name, value);
+            }
+            verdict.client();
+        }
+        self.limits(standpoint, asked.now, &mut verdict);
+        signature_line(Some(standpoint.resident), tier, observed, asked, verdict.begin_header("tollgate"));
+        verdict.into_text()
+    }
+
+    /// A preflight that passes: without an identity, unmetered.
+    #[must_use]
+    pub fn preflight(&self, passage: &Passage<'_, '_>, mut verdict: Verdict) -> String {
+        if *passage.target == Target::Demo {
+            verdict.answer(204, "").header("access-control-allow-origin", "*").header("access-control-allow-headers", "*");
+        } else {
+            begin_forward(passage, (Release::Free, ""), &mut verdict);
+            verdict.client();
+        }
+        verdict.into_text()
+    }
+
+    fn limits(&self, standpoint: &mut Standpoint<'_, '_>, now: UnixMillis, verdict: &mut Verdict) {
+        let Some((way, limits)) = standpoint.resident.way(standpoint.mode, standpoint.number, now) else { return };
+        if way.shown.is_empty() {
+            return;
+        }
+        let shown = || {
+            way.shown.iter().map(|shown| ratelimit::Shown {
+                name: &shown.name,
+                quota: shown.quota,
+                window_s: shown.window_s,
+                remaining: limits.remaining(shown.slot),
+                reset_s: shown.ends.map(|ends| ends.since(now).div_ceil(1000)),
+            })
+        };
+        ratelimit::write(Field::Policy, shown(), verdict.begin_header("ratelimit-policy"));
+        ratelimit::write(Field::Limit, shown(), verdict.begin_header("ratelimit"));
+    }
+}
+
+fn begin_forward(passage: &Passage<'_, '_>, release: (Release, &str), verdict: &mut Verdict) {
+    let (target, base) = match passage.target {
+        Target::Service(binding) => (format!("service:{binding}"), "https://origin"),
+        Target::Https(base) => (String::new(), base.as_str()),
+        Target::Demo => (String::new(), ""),
+    };
+    let mut url = String::with_capacity(base.len() + passage.path.as_str().len() + 32);
+    url.push_str(base);
+    url.push_str(passage.path.as_str());
+    if let Some(query) = passage.query {
+        url.push('?');
+        url.push_str(query);
+    }
+    verdict.forward(release.1, &target, release.0, &url);
+}
+
+/// The `Tollgate` header.
+fn signature_line(
+    resident: Option<&Resident>,
+    tier: Tier,
+    observed: Option<Code>,
+    Asked { id, now }: Asked,
+    out: &mut String,
+) {
+    if let Some(resident) = resident {
+        let _ = write!(out, "serial={}, age={}, ", resident.serial(), resident.age_ms(now));
+    }
+    let _ = write!(out, "tier={}, ", tier.name());
+    if let Some(code) = observed {
+        let _ = write!(out, "observed={}, ", code.name());
+    }
+    let _ = write!(out, "id={id}");
+}

@@ -1,0 +1,124 @@
+//! What the door is told: one text, a line each. `src/entry.js` acts on it.
+//!
+//! Invariant: no line holds a line break. What comes from a client passes through here only as a canonical path, which
+//! has none, or inside JSON, which escapes them.
+//!
+//! ```text
+//! [renew, what]      call `renew` with this behind the reply
+//! answer             status, body, then names and values of headers in turn
+//! forward            handle, target, release, URL, then headers for the origin in turn, an empty line, headers for the client
+//! ```
+
+use std::fmt::Write as _;
+
+/// What must be done before an answer of the origin is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Nothing.
+    Free,
+    /// Use is recorded beside the call to the origin, and that must have succeeded.
+    Record,
+    /// Use is charged or not by what the origin answered, and that must have succeeded.
+    Settle,
+}
+
+impl Release {
+    /// As the door reads it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Record => "record",
+            Self::Settle => "settle",
+        }
+    }
+}
+
+/// A verdict that is being written.
+#[derive(Debug, Default)]
+pub struct Verdict(String);
+
+impl Verdict {
+    /// With the memory of an earlier one.
+    #[must_use]
+    pub fn reusing(mut memory: String) -> Self {
+        memory.clear();
+        Self(memory)
+    }
+
+    /// `renew` is to be called with `what` behind the reply.
+    pub fn renew(&mut self, what: &str) {
+        self.line("renew").line(what);
+    }
+
+    /// The door answers by itself.
+    pub fn answer(&mut self, status: u16, body: &str) -> &mut Self {
+        let _ = write!(self.0, "answer\n{status}\n");
+        self.0.push_str(body);
+        self
+    }
+
+    /// The door sends the request on to `url` by `target`: a service binding's name behind `service:`, or nothing for
+    /// the internet.
+    pub fn forward(&mut self, handle: &str, target: &str, release: Release, url: &str) -> &mut Self {
+        self.0.push_str("forward\n");
+        self.line(handle).line(target).line(release.name());
+        self.0.push_str(url);
+        self
+    }
+
+    /// A header: for the origin, or behind [`Self::client`] and in an answer for the client.
+    pub fn header(&mut self, name: &str, value: &str) -> &mut Self {
+        self.begin_header(name).push_str(value);
+        self
+    }
+
+    /// Begins a header whose value the caller writes.
+    pub fn begin_header(&mut self, name: &str) -> &mut String {
+        self.0.push('\n');
+        self.0.push_str(name);
+        self.0.push('\n');
+        &mut self.0
+    }
+
+    /// Ends the headers for the origin.
+    pub fn client(&mut self) -> &mut Self {
+        self.0.push('\n');
+        self
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        self.0
+    }
+
+    fn line(&mut self, text: &str) -> &mut Self {
+        self.0.push_str(text);
+        self.0.push('\n');
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_lines_in_a_fixed_order() {
+        let mut verdict = Verdict::default();
+        verdict.renew("ten_x l");
+        verdict.answer(200, "{}").header("content-type", "application/json");
+        assert_eq!(verdict.into_text(), "renew\nten_x l\nanswer\n200\n{}\ncontent-type\napplication/json");
+    }
+
+    #[test]
+    fn a_forward_tells_the_origins_headers_from_the_clients() {
+        let mut verdict = Verdict::default();
+        verdict.forward("h", "service:API", Release::Free, "https://api/x").header("a", "1").client().header("b", "2");
+        let text = verdict.into_text();
+        assert_eq!(text.split('\n').collect::<Vec<_>>(), [
+            "forward", "h", "service:API", "free", "https://api/x", "a", "1", "", "b", "2"
+        ]);
+    }
+}
