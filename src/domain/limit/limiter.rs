@@ -715,7 +715,7 @@ impl Limiter {
         if take || ttl_ms < LEAST_TTL_MS {
             (tokens, take) = (0, take || !pooled);
         }
-        let scarce = tokens < want.min(share.max(1)) && !take;
+        let scarce = tokens < want.min(share.max(1)) && free.saturating_sub(tokens) < policy.capacity() / 8 && !take;
         // A pool is short while its next piece is under way.
         let retry_after_ms = match (scarce, pooled) {
             (false, _) => 0,

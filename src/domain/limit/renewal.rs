@@ -26,6 +26,8 @@ pub struct Renewal {
     /// Do not ask for leases until then: there is too little for that, or it was only just shared out.
     no_ask_until: UnixMillis,
     take_until: UnixMillis,
+    /// The last answer said that there is too little.
+    scarce: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,9 +63,14 @@ impl Renewal {
         self.demand(AHEAD_MS, now).saturating_add(1).min(tokens / 2)
     }
 
-    /// Until when a cost is known to be refused, if it is.
+    /// For how long a cost is known to be refused, if it is. While there is too little and an ask is on its way, everyone
+    /// else need not ask too: what is minted meanwhile is not lost, and comes with its answer.
     pub(super) fn refuses(&self, cost: u64, now: UnixMillis) -> Option<u64> {
-        (now < self.refused_until && cost >= self.refused_cost).then(|| self.refused_until.since(now))
+        if now < self.refused_until && cost >= self.refused_cost {
+            return Some(self.refused_until.since(now));
+        }
+        let asking = self.pending.is_some_and(|pending| now.since(pending.last_try) < RETRY_MS);
+        (self.scarce && asking).then_some(100)
     }
 
     /// When asking makes sense again.
@@ -100,7 +107,8 @@ impl Renewal {
         if grant.take {
             self.take_until = now.plus(grant.ttl_ms);
         }
-        if grant.retry_after_ms > 0 {
+        self.scarce = grant.retry_after_ms > 0;
+        if self.scarce {
             self.no_ask_until = now.plus(grant.retry_after_ms);
             self.refused(1, grant.retry_after_ms, now);
         } else if grant.tokens > 0 {
