@@ -21,7 +21,11 @@ pub(crate) fn setup(seed: u64) -> Setup {
         0 => (vec![limit("rps", main, 0, unmetered)], vec![None]),
         1 => {
             let quota = quota(tokens * r.within(3, 60));
-            let limits = vec![limit("rps", main, 0, unmetered), limit("rpm", per_minute, 0, unmetered), limit("units", quota, 0, metered)];
+            let limits = vec![
+                limit("rps", main, 0, unmetered),
+                limit("rpm", per_minute, 0, unmetered),
+                limit("units", quota, 0, metered),
+            ];
             (limits, vec![None])
         }
         // share: children draw on the parent's bucket alone

@@ -245,6 +245,8 @@ pub(crate) struct World {
     /// The same as the isolates see it: a TAKE counts when its answer has arrived.
     arrived: Vec<Vec<(u64, Mark)>>,
     pub counts: Counts,
+    /// When each large cost was first asked for, and how long it took.
+    large: BTreeMap<Tag, (u64, Option<u64>)>,
     tallies: BTreeMap<String, u64>,
     counted: u64,
     pub print: bool,
@@ -282,6 +284,7 @@ impl World {
             waiting: BTreeMap::new(),
             taken: BTreeMap::new(),
             counts: Counts::default(),
+            large: BTreeMap::new(),
             tallies: BTreeMap::new(),
             counted: 0,
             print: false,
@@ -456,7 +459,9 @@ impl World {
                 if let Some((one_in, cost, _)) = self.setup.large
                     && self.random.within(1, one_in) == 1
                 {
-                    tag = Some(Tag(self.random.id()));
+                    let own = Tag(self.random.id());
+                    self.large.insert(own, (self.now, None));
+                    tag = Some(own);
                     for charge in &mut charges {
                         charge.1 = cost;
                     }
@@ -520,12 +525,14 @@ impl World {
                 self.schedule_often(rate, what);
                 let by = i128::from(self.random.pick(&[300_000, 2_000_000, 6_000_000, 20_000_000]));
                 // A child's clock that is set back lies about its parent's leases: the contract excludes it.
-                let limiter = if forward { self.random.within(0, self.authorities.len() as u64 - 1) as usize } else { 0 };
+                let limiter =
+                    if forward { self.random.within(0, self.authorities.len() as u64 - 1) as usize } else { 0 };
                 self.say(|| format!("clock of limiter {limiter} set by {by} us, forward {forward}"));
                 self.authorities[limiter].clock.set(if forward { by } else { -by });
                 if forward {
                     self.counts.jumps += 1;
-                    for ((limit, marks), jumped) in self.setup.limits.iter().zip(&mut self.marks).zip(&mut self.arrived) {
+                    for ((limit, marks), jumped) in self.setup.limits.iter().zip(&mut self.marks).zip(&mut self.arrived)
+                    {
                         if limit.owner == limiter {
                             marks.push((self.now, Mark::Jump));
                             jumped.push((self.now, Mark::Jump));
@@ -560,7 +567,9 @@ impl World {
                 interval_ms,
                 burst: factor(burst, &mut self.random).min(5_000),
             },
-            Policy::Quota { amount, ends } => Policy::Quota { amount: factor(amount, &mut self.random).min(100_000), ends },
+            Policy::Quota { amount, ends } => {
+                Policy::Quota { amount: factor(amount, &mut self.random).min(100_000), ends }
+            }
         };
         self.counts.policy_changes += 1;
         self.say(|| format!("limit {limit} becomes {policy:?}"));
@@ -639,11 +648,28 @@ impl World {
 
     fn admitted(&mut self, charges: &[(usize, u64)], at: u64, tag: Option<Tag>) {
         self.counts.admitted += 1;
-        self.counts.large_admitted += u64::from(tag.is_some());
+        self.large_admitted(tag);
         for (limit, cost) in charges {
             self.marks[*limit].push((at, Mark::Admitted(*cost)));
             self.arrived[*limit].push((at, Mark::Admitted(*cost)));
         }
+    }
+
+    fn large_admitted(&mut self, tag: Option<Tag>) {
+        if let Some((since, took)) = tag.and_then(|tag| self.large.get_mut(&tag)) {
+            self.counts.large_admitted += 1;
+            *took = Some(self.now - *since);
+        }
+    }
+
+    /// How long each admitted large cost waited, in ms.
+    pub(crate) fn waits(&self) -> Vec<u64> {
+        self.large.values().filter_map(|(_, took)| took.map(|took| took / 1_000)).collect()
+    }
+
+    /// How many large costs have waited longer than `ms` and still do.
+    pub(crate) fn overdue(&self, ms: u64) -> usize {
+        self.large.values().filter(|(since, took)| took.is_none() && (self.now - since) / 1_000 > ms).count()
     }
 
     fn renew(&mut self, site: usize) {
@@ -685,7 +711,8 @@ impl World {
             for (place, _) in costs {
                 let rule = &call.rules[*place];
                 if admitted || (effects.forward.is_some() && rule.above == 0) {
-                    let limit = self.setup.limits.iter().position(|limit| limit.name == rule.key.limit.as_str()).unwrap();
+                    let limit =
+                        self.setup.limits.iter().position(|limit| limit.name == rule.key.limit.as_str()).unwrap();
                     self.taken.entry((*id, limit)).or_insert(self.now);
                 }
             }
@@ -752,7 +779,7 @@ impl World {
                         Verdict::Admit => {
                             let commit = !waiting.reserve || self.random.chance(50.0);
                             self.counts.admitted += 1;
-                            self.counts.large_admitted += u64::from(waiting.tag.is_some());
+                            self.large_admitted(waiting.tag);
                             // What is given back never counted.
                             for (limit, cost) in waiting.charges.iter().filter(|_| commit) {
                                 let at = self.taken[&(op, *limit)];
