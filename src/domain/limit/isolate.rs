@@ -479,9 +479,10 @@ impl Account {
         self.tidy(now);
     }
 
-    /// Whether the limiter has yet to hear of tokens that go back to it.
+    /// Whether the limiter has yet to hear of so many tokens that go back to it that they are worth a call of their own.
     fn gives_back(&self, now: UnixMillis) -> bool {
-        self.ended.iter().any(|held| held.returned > 0 && now.since(held.told) >= RETRY_MS)
+        let worth = |held: &Held| held.returned > 0 && (self.live.is_empty() || held.returned > held.tokens / 4);
+        self.ended.iter().any(|held| worth(held) && now.since(held.told) >= RETRY_MS)
     }
 
     /// A lease has arrived. An older one is spent first; nothing granted leaves the older one as it was.
@@ -502,7 +503,11 @@ impl Account {
         let last = self.live.iter().map(|held| held.deadline).max();
         let asks_from = self.renewal.asks_from();
         self.renew_at = last.map_or(asks_from, |last| last.minus(LAST_MS)).max(asks_from);
-        self.low_water = if asks_from > now { 0 } else { self.renewal.low_water(self.left(), now) };
+        self.low_water = self.renewal.low_water(self.left(), now);
+        if self.left() <= self.low_water {
+            // Already low: there was too little. Again as soon as it makes sense.
+            (self.renew_at, self.low_water) = (asks_from, 0);
+        }
     }
 }
 

@@ -274,6 +274,9 @@ pub struct Grant {
     pub retry_after_ms: u64,
     /// The allowance is too small to be leased among so many: use TAKE.
     pub take: bool,
+    /// A refused TAKE of more than this keeps a place, if it has a tag; 0: none does.
+    #[serde(default)]
+    pub large: u64,
 }
 
 /// The answer to an op.

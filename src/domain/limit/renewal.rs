@@ -26,6 +26,11 @@ pub struct Renewal {
     /// Do not ask for leases until then: there is too little for that, or it was only just shared out.
     no_ask_until: UnixMillis,
     take_until: UnixMillis,
+    /// The last answer said that there is too little.
+    scarce: bool,
+    /// Costs above this keep a place at the limiter while they are refused; 0 as long as it did not say.
+    large: u64,
+    large_until: UnixMillis,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,9 +66,19 @@ impl Renewal {
         self.demand(AHEAD_MS, now).saturating_add(1).min(tokens / 2)
     }
 
-    /// Until when a cost is known to be refused, if it is.
+    /// For how long a cost is known to be refused, if it is. While there is too little and an ask is on its way, everyone
+    /// else need not ask too: what is minted meanwhile is not lost, and comes with its answer.
+    ///
+    /// A large cost is refused here for a moment only: it has to ask, or it loses its place.
     pub(super) fn refuses(&self, cost: u64, now: UnixMillis) -> Option<u64> {
-        (now < self.refused_until && cost >= self.refused_cost).then(|| self.refused_until.since(now))
+        if self.is_large(cost) {
+            return (now < self.large_until).then(|| self.large_until.since(now));
+        }
+        if now < self.refused_until && cost >= self.refused_cost {
+            return Some(self.refused_until.since(now));
+        }
+        let asking = self.pending.is_some_and(|pending| now.since(pending.last_try) < RETRY_MS);
+        (self.scarce && asking).then_some(100)
     }
 
     /// When asking makes sense again.
@@ -100,7 +115,9 @@ impl Renewal {
         if grant.take {
             self.take_until = now.plus(grant.ttl_ms);
         }
-        if grant.retry_after_ms > 0 {
+        self.large = grant.large;
+        self.scarce = grant.retry_after_ms > 0;
+        if self.scarce {
             self.no_ask_until = now.plus(grant.retry_after_ms);
             self.refused(1, grant.retry_after_ms, now);
         } else if grant.tokens > 0 {
@@ -109,8 +126,16 @@ impl Renewal {
         Some(pending.sent)
     }
 
+    const fn is_large(&self, cost: u64) -> bool {
+        self.large > 0 && cost > self.large
+    }
+
     /// Remembers that `cost` was refused for `retry_after_ms`; of two that are in force the smaller counts.
     pub(super) fn refused(&mut self, cost: u64, retry_after_ms: u64, now: UnixMillis) {
+        if self.is_large(cost) {
+            self.large_until = now.plus(LARGE_MS);
+            return;
+        }
         let in_force = now < self.refused_until;
         if !in_force || cost <= self.refused_cost {
             self.refused_cost = cost;
@@ -118,6 +143,9 @@ impl Renewal {
         }
     }
 }
+
+/// How long a refused large cost refuses others of its kind.
+const LARGE_MS: u64 = 100;
 
 /// How fast a limit is used: what the last seconds say, halving every second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use tollgate::domain::limit::Policy;
 
 /// Something that moves the bound or counts against it, in order of time.
 #[derive(Clone, Copy, Debug)]
-pub enum Mark {
+pub(crate) enum Mark {
     Admitted(u64),
     /// The limiter's clock jumped forward: one more B.
     Jump,
@@ -17,14 +17,14 @@ pub enum Mark {
 
 /// What the clocks may add: `(1 + rho)` on the rate, and `delta_ms` once.
 #[derive(Clone, Copy, Debug)]
-pub struct Slack {
+pub(crate) struct Slack {
     pub drift_percent: u64,
     pub delta_ms: u64,
 }
 
 /// By how many tokens the worst interval exceeds the contract (negative: how far it stays below), and that interval.
 /// Times are in microseconds.
-pub fn excess(first: Policy, marks: &[(u64, Mark)], slack: Slack) -> (f64, u64, u64) {
+pub(crate) fn excess(first: Policy, marks: &[(u64, Mark)], slack: Slack) -> (f64, u64, u64) {
     if let Policy::Quota { amount, .. } = first {
         let most = marks.iter().fold(amount, |most, (_, mark)| match mark {
             Mark::Policy(policy) => most.max(policy.capacity()),

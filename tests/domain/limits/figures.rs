@@ -1,0 +1,93 @@
+//! How much of the ideal is admitted, and for how many calls: the table of limits.md, to be met or beaten.
+
+use super::world::{Faults, Limit, Setup, Site, World, rate};
+use tollgate::domain::limit::Recording;
+
+pub(crate) struct Figure {
+    pub admitted: f64,
+    pub calls: f64,
+    pub at_once: f64,
+}
+
+/// One cell: `isolates` sharing `tokens` a second, at `load` times that, with `loss` percent of messages lost.
+pub(crate) fn figure(
+    tokens: u64,
+    burst: u64,
+    load: f64,
+    isolates: usize,
+    loss: f64,
+    large: Option<(u64, u64, bool)>,
+) -> Figure {
+    let per_second = tokens as f64 * load / isolates as f64;
+    let seconds = 100;
+    let setup = Setup {
+        limits: vec![Limit { name: "rps", policy: rate(tokens, burst), owner: 0, recording: Recording::Unmetered }],
+        parents: vec![None],
+        sites: vec![Site { limiter: 0, charges: vec![(0, 1)], per_second }; isolates],
+        faults: Faults { loss, ..Faults::NONE },
+        large,
+        reserves: None,
+        resends: true,
+        seconds,
+    };
+    let world = World::new(setup, 7).run();
+    world.check(7);
+    let spent: u64 = world.marks[0]
+        .iter()
+        .map(|(_, mark)| if let super::bound::Mark::Admitted(cost) = mark { *cost } else { 0 })
+        .sum();
+    let ideal = if load < 1.0 { world.counts.offered as f64 } else { (tokens * seconds + burst) as f64 };
+    Figure {
+        admitted: spent as f64 / ideal,
+        calls: world.counts.calls as f64 / world.counts.admitted as f64,
+        at_once: world.counts.admitted_at_once as f64 / world.counts.offered as f64,
+    }
+}
+
+#[test]
+fn the_table_of_the_design_is_met_or_beaten() {
+    let cells = [(4, 0.0), (20, 3.0), (100, 20.0)];
+    // (r, B, load), and for each cell admitted/ideal and calls per admission as the independent model reached them.
+    let rows = [
+        ((200, 600, 0.8), [(1.000, 0.04), (1.000, 0.16), (0.921, 0.71)]),
+        ((200, 600, 1.5), [(0.990, 0.76), (0.991, 1.02), (0.940, 1.24)]),
+        ((1000, 4000, 0.8), [(1.000, 0.01), (1.000, 0.03), (0.986, 0.20)]),
+        ((1000, 4000, 1.5), [(0.987, 0.56), (0.989, 0.75), (0.938, 1.12)]),
+        ((10, 20, 0.8), [(1.000, 0.97), (0.985, 1.03), (0.766, 1.37)]),
+    ];
+    let mut worse = Vec::new();
+    println!("| r, B | load | 4 isolates, no loss | 20 isolates, 3 % loss | 100 isolates, 20 % loss |");
+    for ((tokens, burst, load), wanted) in rows {
+        print!("| {tokens}, {burst} | {load} |");
+        for ((isolates, loss), (admitted, calls)) in cells.into_iter().zip(wanted) {
+            let figure = figure(tokens, burst, load, isolates, loss, None);
+            print!(" {:.3}, {:.3} ({:.3} at once) |", figure.admitted, figure.calls, figure.at_once);
+            // Where every request asks for itself, those that are lost are asked again: more calls, more admitted.
+            let resent = if tokens == 10 && isolates > 4 { 0.2 } else { 0.01 };
+            if figure.admitted < admitted - 0.01 || figure.calls > calls + resent {
+                worse.push(format!(
+                    "r {tokens}, load {load}, {isolates} isolates: {:.3}, {:.3}",
+                    figure.admitted, figure.calls
+                ));
+            }
+        }
+        println!();
+    }
+    let large = figure(200, 600, 1.5, 20, 0.0, Some((50, 200, false)));
+    println!("2 % of B/3 that never ask again, load 1.5: {:.3}, {:.3}", large.admitted, large.calls);
+    assert!(large.admitted >= 0.90, "large costs that are held for nobody");
+    assert!(worse.is_empty(), "worse than the design: {worse:#?}");
+}
+
+/// Where B is 1000 tokens for each isolate, a request hardly ever waits for the limiter.
+#[test]
+fn at_four_fifths_of_the_limit_hardly_a_request_waits() {
+    for (tokens, burst, isolates) in [(1_000, 4_000, 4), (200, 4_000, 4), (1_000, 20_000, 20)] {
+        let figure = figure(tokens, burst, 0.8, isolates, 0.0, None);
+        println!(
+            "r {tokens}, B {burst}, {isolates} isolates: {:.4} at once, {:.4} calls",
+            figure.at_once, figure.calls
+        );
+        assert!(figure.at_once >= 0.99 && figure.calls <= 0.01);
+    }
+}
