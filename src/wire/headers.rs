@@ -253,3 +253,211 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
         .map(|pair| if let [high, low] = pair { u8::try_from(high << 4 | low).ok() } else { None })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::Jurisdiction;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const SECRET: [u8; 32] = [7; 32];
+    const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+
+    fn signed(method: Method, path: &str, features: &str) -> Signed {
+        let plan = "pro".parse().unwrap();
+        let identity = Identity {
+            tenant: TenantId::new(Jurisdiction::Eu, NOW, [1, 2, 3, 4]),
+            plan: &plan,
+            key: KeyId::new(5),
+            mode: "live",
+            features,
+            timestamp: NOW,
+            request: RequestId::new(NOW, 42),
+        };
+        Signer::new(&SECRET).unwrap().sign(method, &CanonicalPath::parse(path).unwrap(), &identity)
+    }
+
+    fn verifies(method: &str, path: &str, headers: &BTreeMap<&'static str, String>) -> bool {
+        Signer::new(&SECRET).unwrap().verify(method, path, |name| headers.get(name).map(String::as_str))
+    }
+
+    fn owned(signed: &Signed) -> BTreeMap<&'static str, String> {
+        signed.headers().map(|(name, value)| (name, value.to_owned())).collect()
+    }
+
+    #[test]
+    fn tables_are_in_folded_form_and_order() {
+        for table in [&REFUSED[..], &REFUSED_FAMILIES] {
+            assert!(table.iter().all(|name| folded(name).eq(name.bytes())));
+        }
+        for name in SIGNED.into_iter().chain([SIGNATURE]) {
+            assert!(!reaches_origin(name, None, false), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_spelling_of_our_names_passes() {
+        for name in [
+            "x-tollgate-tenant",
+            "X-Tollgate-Plan",
+            "X_TOLLGATE_KEY",
+            "x_tollgate-Features",
+            "X-TollGate_Signature",
+            "tollgate-tenant",
+            "Tollgate_Anything",
+            "x-tollgate-not-yet-invented",
+            "X.Tollgate.Tenant",
+            "x~tollgate!mode",
+            "X-API-Key",
+            "x_api_key",
+            "X-Original-URL",
+            "x_rewrite_url",
+            "X-HTTP-Method-Override",
+            "X-Method-Override",
+            "X-Forwarded-For",
+            "x_forwarded_host",
+            "X-Forwarded",
+            "Forwarded",
+            "X-Real-IP",
+            "CF-Connecting-IP",
+            "Connection",
+            "Keep-Alive",
+            "TE",
+            "Transfer-Encoding",
+            "transfer_encoding",
+            "Content-Length",
+            "Upgrade",
+            "Proxy-Authorization",
+            "Trailer",
+            "Host",
+        ] {
+            assert!(!reaches_origin(name, None, false), "{name}");
+        }
+    }
+
+    #[test]
+    fn ordinary_headers_pass() {
+        for name in [
+            "accept",
+            "Content-Type",
+            "content-encoding",
+            "Cookie",
+            "If-None-Match",
+            "Range",
+            "traceparent",
+            "Idempotency-Key",
+            "Sec-WebSocket-Key",
+            "User-Agent",
+            "X-Request-ID",
+            "X-My-Header",
+            "Authorization",
+            "Origin",
+        ] {
+            assert!(reaches_origin(name, Some("close, keep-alive"), false), "{name}");
+        }
+    }
+
+    #[test]
+    fn authorization_passes_unless_it_carried_the_key() {
+        assert!(reaches_origin("Authorization", None, false));
+        assert!(!reaches_origin("Authorization", None, true));
+        assert!(!reaches_origin("AUTHORIZATION", None, true));
+    }
+
+    #[test]
+    fn what_connection_names_is_dropped_in_any_spelling() {
+        let connection = Some("close, X-Secret ,x_other,");
+        for name in ["x-secret", "X_Secret", "X-Other"] {
+            assert!(!reaches_origin(name, connection, false), "{name}");
+        }
+        assert!(reaches_origin("x-secrets", connection, false));
+        let names = ["Accept", "X-Secret", "x-tollgate-tenant", "cookie"];
+        assert_eq!(refused(names, connection, false).collect::<Vec<_>>(), ["X-Secret", "x-tollgate-tenant"]);
+    }
+
+    #[test]
+    fn a_client_cannot_add_to_what_is_set_nor_have_it_dropped() {
+        // As the gate does it: first delete, then set.
+        let client = [
+            ("connection", "X-Tollgate-Tenant, X-Tollgate-Signature, cookie"),
+            ("x-tollgate-tenant", "ten_g000000000000000"),
+            ("X_Tollgate_Plan", "enterprise"),
+            ("accept", "*/*"),
+            ("cookie", "a=b"),
+        ];
+        let connection = Some(client[0].1);
+        let mut arrived: Vec<(String, String)> = (client.iter())
+            .filter(|(name, _)| reaches_origin(name, connection, false))
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        assert_eq!(arrived, [("accept".to_owned(), "*/*".to_owned())]);
+        let signed = signed(Method::Get, "/", "");
+        arrived.extend(signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!(arrived.len(), 1 + SIGNED.len() + 1);
+    }
+
+    #[test]
+    fn the_signature_is_the_documented_one() {
+        let signed = signed(Method::Post, "/v1/reports", "analytics,pdf-export");
+        let text: String = signed.headers().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        assert_eq!(text, include_str!("../../tests/golden/signed_headers.txt"));
+        assert_eq!(signed.lines.split('\n').count(), 10);
+    }
+
+    #[test]
+    fn every_part_is_bound() {
+        let signed = signed(Method::Post, "/v1/reports/", "");
+        let headers = owned(&signed);
+        assert!(verifies("POST", "/v1/reports/", &headers));
+        assert!(!verifies("GET", "/v1/reports/", &headers));
+        assert!(!verifies("POST", "/v1/reports", &headers));
+        for name in SIGNED.into_iter().chain([SIGNATURE]) {
+            let mut other = headers.clone();
+            other.get_mut(name).unwrap().push('0');
+            assert!(!verifies("POST", "/v1/reports/", &other), "{name} changed");
+            other.remove(name);
+            assert!(!verifies("POST", "/v1/reports/", &other), "{name} missing");
+        }
+        let other = Signer::new(&[8; 32]).unwrap();
+        assert!(!other.verify("POST", "/v1/reports/", |name| headers.get(name).map(String::as_str)));
+    }
+
+    #[test]
+    fn a_short_secret_makes_no_signer() {
+        assert_eq!(Signer::new(&[7; 31]).err(), Some(WeakSecret));
+        assert_eq!(format!("{:?}", Signer::new(&SECRET).unwrap()), "Signer");
+    }
+
+    #[test]
+    fn features_are_a_compact_list() {
+        let mut out = String::new();
+        write_features(["analytics", "pdf-export"], &mut out);
+        assert_eq!(out, "analytics,pdf-export");
+    }
+
+    proptest! {
+        #[test]
+        fn any_spelling_of_a_refused_name_is_refused(
+            which in 0..REFUSED.len() + REFUSED_FAMILIES.len(),
+            upper: Vec<bool>,
+            separator in "[-_.!~]",
+        ) {
+            let name = REFUSED.iter().chain(&REFUSED_FAMILIES).nth(which).unwrap();
+            let spelled: String = name.chars().enumerate().map(|(at, c)| match upper.get(at) {
+                Some(true) => c.to_ascii_uppercase().to_string(),
+                _ if c == '-' => separator.clone(),
+                _ => c.to_string(),
+            }).collect();
+            prop_assert!(!reaches_origin(&spelled, None, false), "{}", spelled);
+        }
+
+        #[test]
+        fn what_is_signed_verifies(path in "(/[a-z0-9%]{0,4}){1,4}", features in "([a-z]{1,4}(,[a-z]{1,4})?)?") {
+            prop_assume!(CanonicalPath::parse(&path).is_ok_and(|path| path.is_borrowed()));
+            for method in Method::ALL {
+                prop_assert!(verifies(method.name(), &path, &owned(&signed(method, &path, &features))));
+            }
+        }
+    }
+}
