@@ -400,8 +400,9 @@ mod tests {
     #[test]
     fn the_signature_is_the_documented_one() {
         let signed = signed(Method::Post, "/v1/reports", "analytics,pdf-export");
-        let text: String = signed.headers().map(|(name, value)| format!("{name}: {value}\n")).collect();
-        assert_eq!(text, include_str!("../../tests/golden/signed_headers.txt"));
+        let lines: Vec<_> = signed.headers().map(|(name, value)| format!("{name}: {value}")).collect();
+        // The file was made by another implementation (Python hmac), so it proves the text above as well.
+        assert_eq!(lines.join("\n") + "\n", include_str!("../../tests/golden/signed_headers.txt"));
         assert_eq!(signed.lines.split('\n').count(), 10);
     }
 
@@ -453,8 +454,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_signed_verifies(path in "(/[a-z0-9%]{0,4}){1,4}", features in "([a-z]{1,4}(,[a-z]{1,4})?)?") {
-            prop_assume!(CanonicalPath::parse(&path).is_ok_and(|path| path.is_borrowed()));
+        fn what_is_signed_verifies(path in "(/[a-z0-9,.]{0,3}[a-z0-9]){1,4}/?", features in "([a-z]{1,4}(,[a-z]{1,4})?)?") {
             for method in Method::ALL {
                 prop_assert!(verifies(method.name(), &path, &owned(&signed(method, &path, &features))));
             }

@@ -190,13 +190,13 @@ mod tests {
         TenantId::new(Jurisdiction::Eu, NOW, [1, 2, 3, 4])
     }
 
-    fn answered<'a>(problem: Problem<'a>, tier: Option<Tier>) -> Problem<'a> {
+    fn answered<'a>(problem: &Problem<'a>, tier: Option<Tier>) -> Problem<'a> {
         Problem {
             tenant: Some(tenant()),
             snapshot: Some(Snapshot { serial: 12, age_ms: 840 }),
             tier,
             request_id: Some(RequestId::new(NOW, 42)),
-            ..problem
+            ..problem.clone()
         }
     }
 
@@ -217,7 +217,7 @@ mod tests {
             current_plan: Some("Free"),
             upgrade_url: Some("/pricing"),
             source: Some("plan"),
-            ..answered(Problem::new(BASE, Code::FeatureNotAvailable), None)
+            ..answered(&Problem::new(BASE, Code::FeatureNotAvailable), None)
         };
         golden("problem_feature", &problem.to_json());
     }
@@ -232,7 +232,7 @@ mod tests {
     fn a_refused_limit_says_which_and_at_which_level() {
         let limit = Limit { name: "api_calls", tenant: tenant(), level: 1, quota: 100, cost: 3 };
         let problem = Problem::new(BASE, Code::RateLimited).limited(limit, Some(2));
-        golden("problem_limit", &answered(problem, Some(Tier::Limiter)).to_json());
+        golden("problem_limit", &answered(&problem, Some(Tier::Limiter)).to_json());
     }
 
     #[test]

@@ -154,7 +154,7 @@ mod tests {
                 prop_assert_eq!(list.len(), names.len());
                 for (entry, name) in list.iter().zip(&names) {
                     let ListEntry::Item(item) = entry else { panic!("an inner list") };
-                    prop_assert_eq!(item.bare_item.as_string().map(|text| text.as_str()), Some(name.as_str()));
+                    prop_assert_eq!(item.bare_item.as_string().map(sfv::StringRef::as_str), Some(name.as_str()));
                     let wanted: Vec<(&str, u64)> = match field {
                         Field::Policy => [("q", quota)].into_iter().chain((window_s > 0).then_some(("w", window_s))).collect(),
                         Field::Limit => [("r", remaining)].into_iter().chain(reset_s.map(|t| ("t", t))).collect(),
