@@ -1,7 +1,13 @@
 -- The tenant object's own SQLite. Four jobs, each with tables of its own, in one database so that admitting and recording
 -- are one transaction. Statements that are run again at every start, so each says IF NOT EXISTS.
 
--- Publisher: the newest content of each document this object owns. `put_serial` is what KV was last given.
+-- Whose object this is: said by the first message, and never again.
+CREATE TABLE IF NOT EXISTS owner (
+  id     INTEGER PRIMARY KEY CHECK (id = 1),
+  tenant TEXT NOT NULL
+);
+
+-- Publisher: the newest content of each document this object owns. `pending` until KV has it.
 CREATE TABLE IF NOT EXISTS document (
   name       TEXT PRIMARY KEY,
   serial     INTEGER NOT NULL,
@@ -39,9 +45,18 @@ CREATE TABLE IF NOT EXISTS quarantine (
   at_ms    INTEGER NOT NULL
 );
 
+-- What became of requests, by minute: shown, never billed.
+CREATE TABLE IF NOT EXISTS traffic (
+  minute   INTEGER NOT NULL,
+  what     TEXT NOT NULL,
+  requests INTEGER NOT NULL,
+  PRIMARY KEY (minute, what)
+) WITHOUT ROWID;
+
 -- When each job runs next. The platform has one alarm for an object; this is what it serves.
 CREATE TABLE IF NOT EXISTS job (
   name     TEXT PRIMARY KEY,
   due_ms   INTEGER NOT NULL,
+  begun_ms INTEGER,
   failures INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;

@@ -317,12 +317,14 @@ mod tests {
     const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
     const FEATURE: &str = "analytics";
 
+    type Until = Option<UnixMillis>;
+
     /// What is said about one feature, level by level.
     #[derive(Clone, Debug, Default)]
     struct Said {
         kind: Option<Kind>,
-        kill: Option<Option<UnixMillis>>,
-        levels: Vec<Option<(Json, Option<UnixMillis>)>>,
+        kill: Option<Until>,
+        levels: Vec<Option<(Json, Until)>>,
         plan: Option<Json>,
         default: Option<Json>,
     }
@@ -405,7 +407,7 @@ mod tests {
         let on = || Some(json!(true));
         let off = || Some(json!(false));
         let set = |value: bool| Some((json!(value), None));
-        let said = |kill: bool, levels: &[Option<(Json, Option<UnixMillis>)>], plan, default| Said {
+        let said = |kill: bool, levels: &[Option<(Json, Until)>], plan, default| Said {
             kind: Some(Kind::Boolean),
             kill: kill.then_some(None),
             levels: levels.to_vec(),
@@ -534,7 +536,7 @@ mod tests {
         prop_oneof![Just(json!(true)), Just(json!(false)), Just(json!(null)), Just(json!(3)), Just(json!({ "a": [1] }))]
     }
 
-    fn end() -> impl Strategy<Value = Option<UnixMillis>> {
+    fn end() -> impl Strategy<Value = Until> {
         proptest::option::of((0_u64..4).prop_map(|ms| NOW.plus(ms)))
     }
 

@@ -19,13 +19,13 @@ pub enum Job {
     Flush,
     /// Seals audit records into the chain.
     Seal,
-    /// Fetches leases from the parent's limiter.
-    Refill,
+    /// Lets reservations lapse, and leases from the parent's limiter be renewed.
+    Tick,
 }
 
 impl Job {
     /// All of them, in the order they are done when due together.
-    pub const ALL: [Self; 5] = [Self::Refill, Self::Put, Self::Flush, Self::Seal, Self::Sign];
+    pub const ALL: [Self; 5] = [Self::Tick, Self::Put, Self::Flush, Self::Seal, Self::Sign];
 
     /// Its name in the table.
     #[must_use]
@@ -35,7 +35,7 @@ impl Job {
             Self::Sign => "sign",
             Self::Flush => "flush",
             Self::Seal => "seal",
-            Self::Refill => "refill",
+            Self::Tick => "tick",
         }
     }
 

@@ -4,6 +4,7 @@
 //! randomness are arguments. A rule that needs an `await` to be tested is in the wrong room.
 
 pub mod api_key;
+pub mod audit;
 pub mod cache;
 pub mod catalog;
 pub mod decision;

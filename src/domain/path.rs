@@ -285,8 +285,7 @@ const fn class(byte: u8) -> Byte {
         | b':'
         | b'@' => Byte::Plain,
         b'&' | b'+' | b',' | b'=' => Byte::AsCame,
-        b' ' | b'"' | b'<' | b'>' | b'[' | b']' | b'^' | b'`' | b'{' | b'|' | b'}' | 0x80.. => Byte::Encoded,
-        0x00..=0x1f | 0x7f => Byte::Refused(NotCanonical::Control),
+        0x00..=0x20 | b'"' | b'<' | b'>' | b'[' | b']' | b'^' | b'`' | b'{' | b'|' | b'}' | 0x7f.. => Byte::Encoded,
         b'/' => Byte::Refused(NotCanonical::EncodedSlash),
         b'\\' => Byte::Refused(NotCanonical::Backslash),
         b'%' => Byte::Refused(NotCanonical::EncodedPercent),
@@ -353,6 +352,7 @@ fn canonicalise(raw: &[u8]) -> Result<String, NotCanonical> {
             return Err(NotCanonical::DotSegment);
         }
         let text = std::str::from_utf8(&decoded).map_err(|_| NotCanonical::InvalidUtf8)?;
+        // Those beyond ASCII too: U+0085 ends a line for some readers.
         if text.chars().any(char::is_control) {
             return Err(NotCanonical::Control);
         }

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use wasm_bindgen::JsValue;
 use worker::{D1Database, D1PreparedStatement};
 
+use crate::domain::name::ShardName;
 use crate::wire::sql::Sql;
 
 /// A parameter of a statement.
@@ -84,12 +85,24 @@ impl From<worker::Error> for Abort {
 pub(crate) struct Database(D1Database);
 
 impl Database {
-    /// The database bound as `binding`.
+    fn open(env: &worker::Env, binding: &str) -> Result<Self, Abort> {
+        Ok(Self(env.d1(binding)?))
+    }
+
+    /// The control database.
+    ///
+    /// # Errors
+    /// When it is not bound.
+    pub(crate) fn control(env: &worker::Env) -> Result<Self, Abort> {
+        Self::open(env, "CONTROL")
+    }
+
+    /// A shard: `eu-1` is bound as `SHARD_EU_1`.
     ///
     /// # Errors
     /// When nothing is bound under that name.
-    pub(crate) fn open(env: &worker::Env, binding: &str) -> Result<Self, Abort> {
-        Ok(Self(env.d1(binding)?))
+    pub(crate) fn shard(env: &worker::Env, shard: &ShardName) -> Result<Self, Abort> {
+        Self::open(env, &format!("SHARD_{}", shard.as_str().to_ascii_uppercase().replace(['-', '.'], "_")))
     }
 
     /// The rows of one query.

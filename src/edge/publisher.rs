@@ -94,20 +94,23 @@ pub(crate) async fn put(tables: &Tables, kv: &KvStore) -> Result<()> {
     Ok(())
 }
 
-/// Signs anew what has lived half of its life at `now`; the content stays.
+/// Signs anew what has lived half of its life at `now`; the content stays. When the next one has.
 ///
 /// # Errors
 /// When the storage refuses.
-pub(crate) fn sign(tables: &Tables, config: &Config, now: UnixMillis) -> Result<()> {
+pub(crate) fn sign(tables: &Tables, config: &Config, now: UnixMillis) -> Result<Option<UnixMillis>> {
     let rows: Vec<Row> = tables.rows("SELECT name, serial, body, signed, signed_ms FROM document", vec![])?;
+    let mut next: Option<UnixMillis> = None;
     for row in rows {
-        if now.since(UnixMillis(row.signed_ms)) >= LIFE_MS / 2 {
+        let mut signed = UnixMillis(row.signed_ms);
+        if now.since(signed) >= LIFE_MS / 2 {
             let key = row.name.parse::<DocumentKey>().map_err(|error| Error::RustError(error.to_string()))?;
             let publication = Publication { key, serial: row.serial, body: serde_json::from_str(&row.body)? };
             store(tables, config, &publication, now)?;
-        } else {
-            tables.schedule(Job::Sign, UnixMillis(row.signed_ms).plus(LIFE_MS / 2))?;
+            signed = now;
         }
+        let half = signed.plus(LIFE_MS / 2);
+        next = Some(next.map_or(half, |next| next.min(half)));
     }
-    Ok(())
+    Ok(next)
 }

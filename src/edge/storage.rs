@@ -4,13 +4,18 @@
 //! one transaction (src/entry.js opens it), and a failure leaves nothing of it.
 
 use serde::de::DeserializeOwned;
-use worker::{Result, SqlStorage, SqlStorageValue, Storage};
+use worker::{Date, SqlStorage, SqlStorageValue, Storage, console_error};
+
+type Result<T, E = worker::Error> = std::result::Result<T, E>;
 
 use crate::domain::job::Job;
 use crate::domain::time::UnixMillis;
 
 /// The tables of an object, written again at every start.
 const SCHEMA: &str = include_str!("../../schema/tenant/0001_tenant.sql");
+
+/// After how long a job that was begun and never ended is begun again.
+const WATCH_MS: u64 = 60_000;
 
 /// The SQLite of one object, and its alarm.
 pub(crate) struct Tables {
@@ -56,11 +61,30 @@ impl Tables {
         )
     }
 
-    /// Takes `job` off the list.
+    /// Begins `job`: it stays on the list, far enough off not to be begun again meanwhile. Where the object dies before it
+    /// is done, it is begun again then; what schedules it meanwhile brings it back near.
     ///
     /// # Errors
     /// When the storage refuses.
-    pub(crate) fn finish(&self, job: Job) -> Result<()> {
+    pub(crate) fn begin(&self, job: Job, now: UnixMillis) -> Result<()> {
+        self.run("UPDATE job SET due_ms = ?2, begun_ms = ?2 WHERE name = ?1", vec![job.name().into(), millis(now.plus(WATCH_MS))])
+    }
+
+    /// Ends `job`: off the list, unless it was scheduled anew meanwhile; and on it at `next`, if there is one.
+    ///
+    /// # Errors
+    /// When the storage refuses.
+    pub(crate) fn finish(&self, job: Job, next: Option<UnixMillis>) -> Result<()> {
+        self.run("DELETE FROM job WHERE name = ?1 AND due_ms = begun_ms", vec![job.name().into()])?;
+        self.run("UPDATE job SET failures = 0 WHERE name = ?1", vec![job.name().into()])?;
+        next.map_or(Ok(()), |at| self.schedule(job, at))
+    }
+
+    /// Takes `job` off the list, within the transaction that does it.
+    ///
+    /// # Errors
+    /// When the storage refuses.
+    pub(crate) fn finish_at_once(&self, job: Job) -> Result<()> {
         self.run("DELETE FROM job WHERE name = ?1", vec![job.name().into()])
     }
 
@@ -93,6 +117,29 @@ impl Tables {
         }
         let rows: Vec<Row> = self.rows("SELECT name FROM job WHERE due_ms <= ?1", vec![millis(now)])?;
         Ok(Job::ALL.into_iter().filter(|job| rows.iter().any(|row| row.name == job.name())).collect())
+    }
+
+    /// Does the jobs that are due, one after the other, by `work`, which says when to do the job again. What fails is put
+    /// off: nothing escapes, or the platform would give the alarm up.
+    pub(crate) async fn serve(&self, work: impl AsyncFn(Job, UnixMillis) -> Result<Option<UnixMillis>, String>) {
+        let clock = || UnixMillis(Date::now().as_millis());
+        for job in self.due(clock()).unwrap_or_default() {
+            let done = match self.begin(job, clock()) {
+                Ok(()) => work(job, clock()).await,
+                Err(error) => Err(error.to_string()),
+            };
+            let noted = match done {
+                Ok(next) => self.finish(job, next),
+                Err(message) => {
+                    console_error!("{}: {message}", job.name());
+                    #[expect(clippy::cast_possible_truncation, reason = "any 32 of its bits will do")]
+                    self.put_off(job, clock(), super::isolate::random() as u32)
+                }
+            };
+            if let Err(error) = noted {
+                console_error!("{}: {error}", job.name());
+            }
+        }
     }
 
     /// When the alarm must ring next.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use wasm_bindgen::prelude::*;
 use worker::durable::State;
 use worker::worker_sys::DurableObjectState;
-use worker::{Date, Env, console_error};
+use worker::{Env, console_error};
 
 use super::config::Config;
 use super::object::ask_tenant;
@@ -35,16 +35,18 @@ pub struct TenantShell {
     config: Rc<Config>,
     limiter: RefCell<Option<Limiter>>,
     tenant: RefCell<Option<Rc<Tenant>>>,
+    /// What is to be sent to the parent's limiter behind the answer.
+    upward: RefCell<Option<Call>>,
 }
 
-/// What only the parent's limiter can decide, on its way there and back.
+/// A call on its way to the parent's limiter and back.
 #[derive(serde::Serialize, Deserialize)]
-struct Forward {
+struct Upward {
     tenant: TenantId,
-    id: OpId,
     call: Box<Call>,
-    /// What is already answered.
-    so_far: Reply,
+    /// The op that only the parent's limiter can decide, and what of its message is already answered. None for a call that
+    /// fetches and reports.
+    waits: Option<(OpId, Reply)>,
 }
 
 #[wasm_bindgen]
@@ -54,10 +56,10 @@ impl TenantShell {
     pub fn new(state: DurableObjectState, env: Env) -> Result<TenantShell, JsError> {
         let config = isolate::ready(&env).map_err(|error| broken(&error))?;
         let tables = Tables::open(&State::from(state).storage()).map_err(|error| broken(&error))?;
-        Ok(Self { tables, env, config, limiter: RefCell::new(None), tenant: RefCell::new(None) })
+        Ok(Self { tables, env, config, limiter: RefCell::new(None), tenant: RefCell::new(None), upward: RefCell::new(None) })
     }
 
-    /// Answers one message, within the transaction that the door has opened. An answer that begins with `forward` is none
+    /// Answers one message, within the transaction that the door has opened. An answer that begins with `above` is none
     /// yet: the door hands the rest of it to [`Self::above`], and what that gives to [`Self::conclude`].
     pub fn call(&self, message: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
@@ -85,35 +87,62 @@ impl TenantShell {
         }
     }
 
-    /// Asks the parent's limiter what only it can decide.
-    pub async fn above(&self, forward: String) -> Result<String, JsError> {
-        let forward: Forward = serde_json::from_str(&forward)?;
-        let parent = self.document().map_err(|error| broken(&error))?.and_then(|tenant| tenant.ancestors.first().map(|parent| parent.tenant));
-        let reply = match parent {
-            Some(parent) => ask_tenant::<LimitAnswer>(&self.env, &self.config, parent, AskTenant::Limit(forward.call.clone()))
-                .await
-                .inspect_err(|error| console_error!("limiter of {parent}: {error}"))
-                .ok()
-                .map(|answer| answer.reply),
-            None => None,
-        };
-        Ok(serde_json::to_string(&(forward, reply))?)
+    /// What is to be sent to the parent's limiter behind an answer: for [`Self::above`].
+    pub fn upward(&self) -> Result<Option<String>, JsError> {
+        let Some(call) = self.upward.borrow_mut().take() else { return Ok(None) };
+        let Some(tenant) = self.document().map_err(|error| broken(&error))? else { return Ok(None) };
+        Ok(Some(serde_json::to_string(&Upward { tenant: tenant.tenant, call: Box::new(call), waits: None })?))
     }
 
-    /// Takes in what the parent's limiter said, within a transaction, and answers the message that needed it.
+    /// Sends a call to the parent's limiter; what it said is for [`Self::conclude`].
+    pub async fn above(&self, upward: String) -> Result<String, JsError> {
+        let upward: Upward = serde_json::from_str(&upward)?;
+        let tenant = self.document().map_err(|error| broken(&error))?;
+        let reply = match tenant.and_then(|tenant| tenant.ancestors.first().map(|parent| parent.tenant)) {
+            Some(parent) => {
+                ask_tenant::<LimitAnswer>(&self.env, &self.config, parent, AskTenant::Limit(upward.call.clone()))
+                    .await
+                    .inspect_err(|error| console_error!("limiter of {parent}: {error}"))
+                    .ok()
+                    .map(|answer| answer.reply)
+            }
+            None => None,
+        };
+        Ok(serde_json::to_string(&(upward, reply))?)
+    }
+
+    /// Takes in what the parent's limiter said, within a transaction; answers the message that waited for it, if one did.
     pub fn conclude(&self, said: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
-        let (forward, reply): (Forward, Option<Reply>) = serde_json::from_str(said)?;
-        self.with_limiter(forward.tenant, |limiter| {
-            let (outcome, effects) = limiter.forwarded(forward.id, reply.as_ref(), now);
-            let mut answer = forward.so_far;
-            answer.outcome = outcome.map(|outcome| (forward.id, outcome));
-            (answer, effects)
-        })
-        .and_then(|(reply, effects)| {
+        let (upward, reply): (Upward, Option<Reply>) = serde_json::from_str(said)?;
+        let (answer, effects) = self.with_limiter(upward.tenant, now, |limiter| match upward.waits {
+            Some((id, mut so_far)) => {
+                let (outcome, effects) = limiter.forwarded(id, reply.as_ref(), now);
+                so_far.outcome = outcome.map(|outcome| (id, outcome));
+                (so_far, effects)
+            }
+            None => {
+                if let Some(reply) = &reply {
+                    limiter.parent_reply(reply, now);
+                }
+                (Reply::default(), Effects::default())
+            }
+        })?;
+        self.book(effects, now)?;
+        Ok(serde_json::to_string(&LimitAnswer { reply: answer, document: None })?)
+    }
+
+    /// Lets time pass at the limiter, within a transaction: reservations lapse, leases from above are renewed.
+    pub fn tick(&self, _: &str, now: f64) -> Result<String, JsError> {
+        let now = super::door::instant(now);
+        if self.tables.due(now).map_err(|error| broken(&error))?.contains(&Job::Tick)
+            && let Some(tenant) = self.document().map_err(|error| broken(&error))?
+        {
+            self.tables.finish_at_once(Job::Tick).map_err(|error| broken(&error))?;
+            let effects = self.with_limiter(tenant.tenant, now, |limiter| limiter.tick(now))?;
             self.book(effects, now)?;
-            Ok(serde_json::to_string(&LimitAnswer { reply, document: None })?)
-        })
+        }
+        Ok(String::new())
     }
 
     /// When the alarm must ring.
@@ -124,25 +153,7 @@ impl TenantShell {
 
     /// Does what is due. Never fails: what fails is tried again later.
     pub async fn alarm(&self) {
-        let now = UnixMillis(Date::now().as_millis());
-        for job in self.tables.due(now).unwrap_or_default() {
-            let done = match self.tables.begin(job, now) {
-                Ok(()) => self.work(job, now).await,
-                Err(error) => Err(error.to_string()),
-            };
-            let now = UnixMillis(Date::now().as_millis());
-            let noted = match done {
-                Ok(next) => self.tables.finish(job, next),
-                Err(message) => {
-                    console_error!("{}: {message}", job.name());
-                    #[expect(clippy::cast_possible_truncation, reason = "any 32 of its bits will do")]
-                    self.tables.put_off(job, now, isolate::random() as u32)
-                }
-            };
-            if let Err(error) = noted {
-                console_error!("{}: {error}", job.name());
-            }
-        }
+        self.tables.serve(async |job, now| self.work(job, now).await).await;
     }
 }
 
@@ -164,7 +175,8 @@ impl TenantShell {
                 let Some(tenant) = self.document().map_err(|error| error.to_string())? else { return Ok(None) };
                 sealer::seal(&self.env, &tenant).await.map(|more| more.then_some(now))
             }
-            Job::Refill => self.refill(now).await,
+            // Done by `tick`, in a transaction, before the others.
+            Job::Tick => Ok(None),
         }
     }
 
@@ -202,12 +214,12 @@ impl TenantShell {
     }
 
     fn limit(&self, tenant: TenantId, call: &Call, now: UnixMillis) -> Result<String, JsError> {
-        let (reply, mut effects) = self.with_limiter(tenant, |limiter| limiter.step(call, now))?;
+        let (reply, mut effects) = self.with_limiter(tenant, now, |limiter| limiter.step(call, now))?;
         let forward = effects.forward.take();
         self.book(effects, now)?;
         if let (Some(above), Some(op)) = (forward, &call.op) {
-            let forward = Forward { tenant, id: op.id(), call: Box::new(above), so_far: reply };
-            return Ok(format!("forward\n{}", serde_json::to_string(&forward)?));
+            let upward = Upward { tenant, call: Box::new(above), waits: Some((op.id(), reply)) };
+            return Ok(format!("above\n{}", serde_json::to_string(&upward)?));
         }
         let key = DocumentKey::Tenant(tenant);
         let newest = publisher::serial(&self.tables, &key).map_err(|error| broken(&error))?.unwrap_or(0);
@@ -222,13 +234,19 @@ impl TenantShell {
     }
 
     /// Runs a step of the limiter and stores what it changed. The copy in memory is put back only when all of that went well.
-    fn with_limiter<T>(&self, tenant: TenantId, step: impl FnOnce(&mut Limiter) -> T) -> Result<T, JsError> {
+    fn with_limiter<T>(
+        &self,
+        tenant: TenantId,
+        now: UnixMillis,
+        step: impl FnOnce(&mut Limiter) -> T,
+    ) -> Result<T, JsError> {
         let held = self.limiter.borrow_mut().take();
         let mut limiter = match held {
             Some(limiter) => limiter,
             None => self.restore(tenant).map_err(|error| broken(&error))?,
         };
         let result = step(&mut limiter);
+        let upward = limiter.parent_call(now);
         for change in limiter.changes() {
             let id = vec![change.table.into(), change.id.into()];
             let stored = match change.row {
@@ -245,7 +263,10 @@ impl TenantShell {
             stored.map_err(|error| broken(&error))?;
         }
         if let Some(at) = limiter.wakes_at() {
-            self.tables.schedule(Job::Refill, at).map_err(|error| broken(&error))?;
+            self.tables.schedule(Job::Tick, at).map_err(|error| broken(&error))?;
+        }
+        if upward.is_some() {
+            *self.upward.borrow_mut() = upward;
         }
         *self.limiter.borrow_mut() = Some(limiter);
         Ok(result)
@@ -303,27 +324,6 @@ impl TenantShell {
         self.tables.schedule(Job::Flush, now.plus(ledger::GATHER_MS)).map_err(|error| broken(&error))
     }
 
-    /// Fetches leases from the parent's limiter, and lets lapse what has ended.
-    async fn refill(&self, now: UnixMillis) -> Result<Option<UnixMillis>, String> {
-        let Some(tenant) = self.document().map_err(|error| error.to_string())? else { return Ok(None) };
-        let me = tenant.tenant;
-        let text = |_| "the limiter's rows could not be stored".to_owned();
-        let (call, effects) = self
-            .with_limiter(me, |limiter| {
-                let effects = limiter.tick(now);
-                (limiter.parent_call(now), effects)
-            })
-            .map_err(text)?;
-        self.book(effects, now).map_err(text)?;
-        let (Some(call), Some(parent)) = (call, tenant.ancestors.first()) else { return Ok(None) };
-        let answer: LimitAnswer = ask_tenant(&self.env, &self.config, parent.tenant, AskTenant::Limit(Box::new(call)))
-            .await
-            .map_err(|error| error.to_string())?;
-        let now = UnixMillis(Date::now().as_millis());
-        self.with_limiter(me, |limiter| limiter.parent_reply(&answer.reply, now)).map_err(text)?;
-        Ok(None)
-    }
-
     fn books(&self, tenant: TenantId, now: UnixMillis) -> Result<Books, JsError> {
         #[derive(Deserialize)]
         struct Count {
@@ -335,7 +335,7 @@ impl TenantShell {
         };
         let outbox = count("SELECT count(*) AS n FROM outbox")?;
         let quarantine = count("SELECT count(*) AS n FROM quarantine")?;
-        let standings = self.with_limiter(tenant, |limiter| limiter.standings(now))?;
+        let standings = self.with_limiter(tenant, now, |limiter| limiter.standings(now))?;
         let name = |key: &crate::domain::limit::LimitKey| {
             let window = key.window.map_or(String::new(), |window| format!("@{}", window.0));
             format!("{}/{}/{}{window}", key.tenant, key.limit, key.mode.name())

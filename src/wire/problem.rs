@@ -176,3 +176,84 @@ impl<'a> Problem<'a> {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::Jurisdiction;
+    use crate::domain::time::UnixMillis;
+
+    const BASE: &str = "http://localhost:8787";
+    const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+
+    fn tenant() -> TenantId {
+        TenantId::new(Jurisdiction::Eu, NOW, [1, 2, 3, 4])
+    }
+
+    fn answered<'a>(problem: &Problem<'a>, tier: Option<Tier>) -> Problem<'a> {
+        Problem {
+            tenant: Some(tenant()),
+            snapshot: Some(Snapshot { serial: 12, age_ms: 840 }),
+            tier,
+            request_id: Some(RequestId::new(NOW, 42)),
+            ..problem.clone()
+        }
+    }
+
+    /// Compares with a file of tests/golden, byte for byte; `UPDATE=1` writes it.
+    fn golden(name: &str, json: &str) {
+        let file = format!("{}/tests/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let text = format!("{json}\n");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&file, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(&file).unwrap(), "{name}");
+    }
+
+    #[test]
+    fn a_refused_feature_says_what_plan_and_where_to_upgrade() {
+        let problem = Problem {
+            feature: Some("analytics"),
+            current_plan: Some("Free"),
+            upgrade_url: Some("/pricing"),
+            source: Some("plan"),
+            ..answered(&Problem::new(BASE, Code::FeatureNotAvailable), None)
+        };
+        golden("problem_feature", &problem.to_json());
+    }
+
+    #[test]
+    fn a_plan_may_word_its_own_refusal() {
+        let problem = Problem::new(BASE, Code::FeatureNotAvailable).worded("Statistik gibt es ab \"Pro\"\n");
+        golden("problem_worded", &problem.to_json());
+    }
+
+    #[test]
+    fn a_refused_limit_says_which_and_at_which_level() {
+        let limit = Limit { name: "api_calls", tenant: tenant(), level: 1, quota: 100, cost: 3 };
+        let problem = Problem::new(BASE, Code::RateLimited).limited(limit, Some(2));
+        golden("problem_limit", &answered(&problem, Some(Tier::Limiter)).to_json());
+    }
+
+    #[test]
+    fn a_faulty_body_says_where() {
+        let fault = |detail: &str, pointer: &str, code| Fault { detail: detail.into(), pointer: pointer.into(), code };
+        let one = [fault("this member is needed", "#/feature", Code::MissingField)];
+        golden("problem_fault", &Problem::faulty(BASE, &one).to_json());
+
+        let several = [one[0].clone(), fault("a string where an integer is wanted", "#/cost", Code::WrongType)];
+        golden("problem_faults", &Problem::faulty(BASE, &several).to_json());
+    }
+
+    #[test]
+    fn every_code_makes_a_problem_with_a_page_of_its_own() {
+        for code in Code::ALL {
+            let json: serde_json::Value = serde_json::from_str(&Problem::new(BASE, code).to_json()).unwrap();
+            assert_eq!(json["type"], format!("{BASE}/problems/{code}"));
+            assert_eq!(json["status"], code.status());
+            assert_eq!(json["code"], code.name());
+            assert_eq!((&json["title"], &json["error"]), (&code.title().into(), &code.title().into()));
+            assert_eq!(json.as_object().unwrap().len(), 5, "members that do not apply are left out");
+        }
+    }
+}

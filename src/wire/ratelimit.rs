@@ -93,3 +93,80 @@ fn push_parameter(out: &mut String, name: &str, value: u64) {
     }
     out.extend(digits.iter().skip(first));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use sfv::{BareItem, ListEntry, Parser};
+
+    fn name(text: &str) -> LimitName {
+        text.parse().unwrap()
+    }
+
+    fn written(field: Field, limits: &[Shown<'_>]) -> String {
+        let mut out = String::new();
+        write(field, limits.iter().copied(), &mut out);
+        out
+    }
+
+    #[test]
+    fn the_fields_are_those_of_the_draft() {
+        let (burst, daily) = (name("burst"), name("daily"));
+        let limits = [
+            Shown { name: &burst, quota: 100, window_s: 60, remaining: 50, reset_s: Some(30) },
+            Shown { name: &daily, quota: 1000, window_s: 86_400, remaining: 912, reset_s: Some(40_211) },
+        ];
+        assert_eq!(written(Field::Policy, &limits), r#""burst";q=100;w=60, "daily";q=1000;w=86400"#);
+        assert_eq!(written(Field::Limit, &limits), r#""burst";r=50;t=30, "daily";r=912;t=40211"#);
+        assert_eq!(written(Field::Limit, &[]), "");
+        assert_eq!(Field::ALL.map(Field::header), ["RateLimit-Policy", "RateLimit"]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let month = name("month");
+        let limit = [Shown { name: &month, quota: 0, window_s: 0, remaining: 0, reset_s: None }];
+        assert_eq!(written(Field::Policy, &limit), r#""month";q=0"#);
+        assert_eq!(written(Field::Limit, &limit), r#""month";r=0"#);
+    }
+
+    #[test]
+    fn nobody_is_told_to_come_back_too_early_or_at_once() {
+        for (ms, seconds) in
+            [(0, 1), (1, 1), (1000, 1), (1001, 2), (1999, 2), (2000, 2), (u64::MAX, u64::MAX / 1000 + 1)]
+        {
+            assert_eq!(retry_after_s(ms), seconds, "{ms}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_independent_parser_reads_what_was_meant(
+            names in proptest::collection::vec("[A-Za-z0-9][A-Za-z0-9._-]{0,20}", 1..5),
+            quota: u64, window_s in 0..100_000_u64, remaining: u64, reset_s in proptest::option::of(any::<u64>()),
+        ) {
+            let names: Vec<_> = names.iter().map(|text| name(text)).collect();
+            let limits: Vec<_> =
+                names.iter().map(|name| Shown { name, quota, window_s, remaining, reset_s }).collect();
+            for field in Field::ALL {
+                let list = Parser::new(&written(field, &limits)).parse::<sfv::List>().unwrap();
+                prop_assert_eq!(list.len(), names.len());
+                for (entry, name) in list.iter().zip(&names) {
+                    let ListEntry::Item(item) = entry else { panic!("an inner list") };
+                    prop_assert_eq!(item.bare_item.as_string().map(sfv::StringRef::as_str), Some(name.as_str()));
+                    let wanted: Vec<(&str, u64)> = match field {
+                        Field::Policy => [("q", quota)].into_iter().chain((window_s > 0).then_some(("w", window_s))).collect(),
+                        Field::Limit => [("r", remaining)].into_iter().chain(reset_s.map(|t| ("t", t))).collect(),
+                    };
+                    let got: Vec<(&str, u64)> = item.params.iter().map(|(key, value)| match value {
+                        BareItem::Integer(number) => (key.as_str(), u64::try_from(i64::from(*number)).unwrap()),
+                        other => panic!("{other:?}"),
+                    }).collect();
+                    let wanted: Vec<_> = wanted.into_iter().map(|(key, value)| (key, value.min(MAX_INTEGER))).collect();
+                    prop_assert_eq!(got, wanted);
+                }
+            }
+        }
+    }
+}

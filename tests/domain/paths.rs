@@ -15,14 +15,15 @@ use serde_json::{Value, json};
 use tollgate::domain::path::{CanonicalPath, Case, NotCanonical};
 use tollgate::domain::route::{Method, Route, RouteTable, Routed, Unmatched};
 
-/// Protected routes: literal, literal beside a cheaper parameter, a whole tree, a literal behind a parameter.
+/// Protected routes: literal, literal beside a cheaper parameter, a whole tree with its root, a literal behind a parameter
+/// inside a cheaper tree.
 const PROTECTED: [&str; 5] =
     ["/v1/reports", "/v1/reports/export", "/v1/admin/{*rest}", "/v1/files/{id}/keys", "/v1/skills/access"];
 /// Cheaper routes that a spelling may not borrow.
-const CHEAP: [&str; 3] = ["/v1/reports/{id}", "/v1/files/{id}/{part}", "/public/{*rest}"];
+const CHEAP: [&str; 3] = ["/v1/reports/{id}", "/v1/files/{*rest}", "/public/{*rest}"];
 /// What an attacker wants, plainly spelled.
-const TARGETS: [&str; 5] =
-    ["/v1/reports", "/v1/reports/export", "/v1/admin/users", "/v1/files/42/keys", "/v1/skills/access"];
+const TARGETS: [&str; 6] =
+    ["/v1/reports", "/v1/reports/export", "/v1/admin", "/v1/admin/users", "/v1/files/42/keys", "/v1/skills/access"];
 
 fn routes() -> Vec<Value> {
     let rule = |path: &&str, feature: &str| json!({ "method": "GET", "path": path, "feature": feature });

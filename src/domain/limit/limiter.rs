@@ -319,6 +319,13 @@ impl Limiter {
         Some(Standing { avail: then.avail(k), open: then.open(k), capacity: allowance.rule.policy.capacity(), gap })
     }
 
+    /// How every limit stands at `clock`.
+    #[must_use]
+    pub fn standings(&self, clock: UnixMillis) -> Vec<(LimitKey, Standing)> {
+        let keys = self.allowances.iter().map(|(_, allowance)| allowance.rule.key.clone());
+        keys.filter_map(|key| self.standing(&key, clock).map(|standing| (key, standing))).collect()
+    }
+
     /// The newest documents that anyone told of.
     #[must_use]
     pub const fn rev(&self) -> Rev {

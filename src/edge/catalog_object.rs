@@ -1,0 +1,79 @@
+//! The catalog object: the one owner of catalog and plan documents.
+//!
+//! Invariant: what it publishes goes to KV from its alarm, one document at a time, a plan before the catalog that names it.
+
+use std::rc::Rc;
+
+use wasm_bindgen::prelude::*;
+use worker::durable::State;
+use worker::worker_sys::DurableObjectState;
+use worker::Env;
+
+use super::config::Config;
+use super::storage::Tables;
+use super::{isolate, publisher};
+use crate::domain::job::Job;
+use crate::domain::time::UnixMillis;
+use crate::wire::object::{DocumentAnswer, ToCatalog};
+
+/// The shell around it.
+#[wasm_bindgen]
+pub struct CatalogShell {
+    tables: Tables,
+    env: Env,
+    config: Rc<Config>,
+}
+
+#[wasm_bindgen]
+impl CatalogShell {
+    /// Wakes up: opens the tables.
+    #[wasm_bindgen(constructor)]
+    pub fn new(state: DurableObjectState, env: Env) -> Result<CatalogShell, JsError> {
+        let config = isolate::ready(&env).map_err(|error| JsError::new(&error.to_string()))?;
+        let tables = Tables::open(&State::from(state).storage()).map_err(|error| JsError::new(&error.to_string()))?;
+        Ok(Self { tables, env, config })
+    }
+
+    /// Answers one message, within the transaction that the door has opened.
+    pub fn call(&self, message: &str, now: f64) -> Result<String, JsError> {
+        let now = super::door::instant(now);
+        let broken = |error: worker::Error| JsError::new(&error.to_string());
+        match serde_json::from_str(message)? {
+            ToCatalog::Document(key) => {
+                let signed = publisher::signed(&self.tables, &key).map_err(broken)?;
+                Ok(serde_json::to_string(&DocumentAnswer { signed })?)
+            }
+            ToCatalog::Publish(publications) => {
+                for publication in &publications {
+                    publisher::publish(&self.tables, &self.config, publication, now).map_err(broken)?;
+                }
+                Ok("true".to_owned())
+            }
+        }
+    }
+
+    /// When the alarm must ring.
+    pub fn due(&self) -> Result<Option<f64>, JsError> {
+        #[expect(clippy::cast_precision_loss, reason = "times are below 2^53")]
+        Ok(self.tables.next_alarm().map_err(|error| JsError::new(&error.to_string()))?.map(|at| at.0 as f64))
+    }
+
+    /// Does what is due. Never fails: what fails is tried again later.
+    pub async fn alarm(&self) {
+        self.tables.serve(async |job, now| self.work(job, now).await).await;
+    }
+}
+
+impl CatalogShell {
+    async fn work(&self, job: Job, now: UnixMillis) -> Result<Option<UnixMillis>, String> {
+        match job {
+            Job::Put => {
+                let kv = self.env.kv("DOCUMENTS").map_err(|error| error.to_string())?;
+                publisher::put(&self.tables, &kv).await.map(|()| None).map_err(|error| error.to_string())
+            }
+            Job::Sign => publisher::sign(&self.tables, &self.config, now).map_err(|error| error.to_string()),
+            // These are jobs of tenants.
+            Job::Flush | Job::Seal | Job::Tick => Ok(None),
+        }
+    }
+}
