@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::{Either, join_all, select};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
+use worker::worker_sys::web_sys;
 use worker::{Date, Delay, Env, console_error};
 
 use super::config::Config;

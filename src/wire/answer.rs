@@ -166,10 +166,9 @@ impl Voice {
                 key: standpoint.key,
                 mode: standpoint.mode.name(),
                 features: &features,
-                timestamp: asked.now,
-                request: asked.id,
             };
-            let signed = self.signer.sign(standpoint.passage.method, &standpoint.passage.path, &identity);
+            let caller = self.signer.caller(&identity);
+            let signed = caller.sign(standpoint.passage.method, &standpoint.passage.path, asked.now, asked.id);
             begin_forward(&standpoint.passage, release, &mut verdict);
             for (name, value) in signed.headers() {
                 verdict.header(name, value);
