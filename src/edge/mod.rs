@@ -12,8 +12,7 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
         "/healthz" => Response::ok("ok"),
         "/placeholder/kv" => Response::ok(env.kv("DOCUMENTS")?.get("placeholder").text().await?.unwrap_or_default()),
         "/placeholder/d1" => {
-            let row: Option<serde_json::Value> =
-                env.d1("CONTROL")?.prepare("SELECT 1 AS one").first(None).await?;
+            let row: Option<serde_json::Value> = env.d1("CONTROL")?.prepare("SELECT 1 AS one").first(None).await?;
             Response::from_json(&row)
         }
         "/placeholder/object" => {
