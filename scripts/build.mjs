@@ -78,8 +78,8 @@ export function sizes() {
   return { module: of(MODULE), script: of(BUNDLE) };
 }
 
-/** Builds what changed, and installs what the build needs; true if anything did. */
-export async function build() {
+/** Installs what the build needs and builds what changed; true if anything did. Sizes are printed then, or if `always`. */
+export async function build({ always = false } = {}) {
   const began = performance.now();
   fs.mkdirSync(path.join(root, "build"), { recursive: true });
   // One failure is enough to stop for; the other step would only be noise after it.
@@ -91,6 +91,7 @@ export async function build() {
   if (failure) throw failure.reason;
   const bound = await bind();
   const changed = (await Promise.all([optimise(), bundle()])).some(Boolean) || bound;
+  if (!changed && !always) return false;
   const { module, script } = sizes();
   const kib = (bytes) => `${(bytes / 1024).toFixed(1)} KiB`;
   say(`  build/: module ${kib(module.raw)} (${kib(module.gzip)} gzipped), script ${kib(script.raw)} (${kib(script.gzip)}); ` +
@@ -100,5 +101,5 @@ export async function build() {
 
 if (isMain(import.meta)) await command(async () => {
   checkMachine();
-  await build();
+  await build({ always: true });
 });

@@ -5,6 +5,7 @@
 // with nothing of ours before it. Faults come from outside the Worker, whose bytes stay the deployed ones: a watched binding,
 // which is asked before and told after every call, or a SIGKILL.
 
+import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import net from "node:net";
@@ -99,6 +100,9 @@ class Local {
   /** The process id of workerd. */
   get pid() {
     return this.#workerd;
+  }
+  isRunning() {
+    return isAlive(this.#workerd);
   }
   get miniflare() {
     return this.#miniflare;
@@ -299,26 +303,32 @@ function eachLine(stream, take) {
   });
 }
 
-/** Process ids of this process's children by name; from /proc where there is one. */
+/** Process ids of this process's living children whose command has this name. */
 function childrenNamed(name) {
-  const own = [];
-  for (const entry of fs.existsSync("/proc/self/stat") ? fs.readdirSync("/proc") : []) {
-    if (!/^\d+$/.test(entry)) continue;
-    try {
-      const [, comm, rest] = fs.readFileSync(`/proc/${entry}/stat`, "utf8").match(/^\d+ \((.*)\) (.*)$/s);
-      if (comm.startsWith(name) && Number(rest.split(" ")[1]) === process.pid && !rest.startsWith("Z")) own.push(Number(entry));
-    } catch {} // it ended meanwhile
-  }
-  return own;
+  return processes().filter(({ parent, comm, state }) => parent === process.pid && comm === name && state !== "Z").map(({ pid }) => pid);
 }
 
 function isAlive(pid) {
-  try {
-    process.kill(pid, 0);
-    return !/^\d+ \(.*\) Z/s.test(fs.readFileSync(`/proc/${pid}/stat`, "utf8"));
-  } catch {
-    return false;
+  return processes(pid).some(({ state }) => state !== "Z");
+}
+
+/** All processes, or one: from /proc, which needs no program, and elsewhere from `ps`. */
+function processes(only) {
+  if (!fs.existsSync("/proc/self/stat")) {
+    const { stdout } = spawnSync("ps", [...(only ? ["-p", only] : ["-A"]), "-o", "pid=,ppid=,stat=,comm="], { encoding: "utf8" });
+    return stdout.split("\n").filter(Boolean).map((line) => {
+      const [pid, parent, stat, ...comm] = line.trim().split(/\s+/);
+      return { pid: Number(pid), parent: Number(parent), state: stat[0], comm: path.basename(comm.join(" ")) };
+    });
   }
+  return (only ? [String(only)] : fs.readdirSync("/proc").filter((entry) => /^\d+$/.test(entry))).flatMap((entry) => {
+    try {
+      const [, comm, state, parent] = fs.readFileSync(`/proc/${entry}/stat`, "utf8").match(/^\d+ \((.*)\) (\S) (\d+)/s);
+      return [{ pid: Number(entry), parent: Number(parent), state, comm }];
+    } catch {
+      return []; // it ended meanwhile
+    }
+  });
 }
 
 /**

@@ -26,6 +26,10 @@ export class Failed extends Error {
   }
 }
 
+/** When the user's command began, whichever Node it runs in by now. */
+export const beganAt = Number(process.env.TOLLGATE_BEGAN) || Date.now() - performance.now();
+export const sinceBegan = () => `${((Date.now() - beganAt) / 1000).toFixed(1)} s`;
+
 export const seconds = (since) => `${((performance.now() - since) / 1000).toFixed(1)} s`;
 export const say = (line = "") => process.stdout.write(`${line}\n`);
 export const has = (flag) => process.argv.includes(`--${flag}`);
@@ -52,10 +56,19 @@ export async function step(title, work) {
   }
 }
 
+/** What was started and still runs: it ends with this process, also when that one stops at the failure of another. */
+const running = new Set();
+process.on("exit", () => {
+  for (const child of running) child.kill();
+});
+for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(130));
+
 /** Runs a program; resolves with its standard output. Both outputs are kept and shown only if it fails. */
 export function run(command, args, { cwd = root, env = {}, onLine, input, show = false, title } = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: [input === undefined ? "ignore" : "pipe", "pipe", "pipe"] });
+    running.add(child);
+    child.on("close", () => running.delete(child));
     let standard = "";
     let all = "";
     const take = (isStandard) => (chunk) => {
@@ -156,7 +169,7 @@ export const ensureToolchain = () => (toolchain ??= installToolchain());
 
 let packages;
 /** node_modules as package-lock.json says. */
-export const ensurePackages = () => (packages ??= unlessDone("node_modules/.installed", hashOf(["package.json", "package-lock.json"]), [pinnedNode], () =>
+export const ensurePackages = () => (packages ??= unlessDone("node_modules/.installed", hashOf(["package-lock.json"]), [pinnedNode], () =>
   step("npm packages", async (onLine) => {
     await run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel=error"], { onLine });
     // npm may be configured not to run the packages' own install scripts: three of ours fetch the binary for this machine.
@@ -167,9 +180,9 @@ export const ensurePackages = () => (packages ??= unlessDone("node_modules/.inst
 /** Runs this same command again in the pinned Node and ends with its exit code. Returns only when already in it. */
 export async function inPinnedNode() {
   if (fs.realpathSync(process.execPath) === fs.realpathSync(pinnedNode)) return;
-  const child = spawn(pinnedNode, [...process.execArgv, ...process.argv.slice(1)], { stdio: "inherit" });
+  const child = spawn(pinnedNode, [...process.execArgv, ...process.argv.slice(1)], { stdio: "inherit", env: { ...process.env, TOLLGATE_BEGAN: String(beganAt) } });
   // Ctrl-C reaches the whole foreground group; only the child acts on it, and this process ends with it.
-  process.on("SIGINT", () => {});
+  process.removeAllListeners("SIGINT").removeAllListeners("SIGTERM").on("SIGINT", () => {});
   for (const signal of ["SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal));
   const code = await new Promise((resolve) => child.on("close", (status, signal) => resolve(status ?? (signal === "SIGINT" ? 130 : 143))));
   process.exit(code);
