@@ -6,37 +6,17 @@
 // which is asked before and told after every call, or a SIGKILL.
 
 import { spawnSync } from "node:child_process";
-import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { Log, LogLevel, Miniflare } from "miniflare";
-import { parse } from "smol-toml";
-import { root, stateDir } from "./tools.mjs";
+import { config, localSecrets } from "./settings.mjs";
+import { root } from "./tools.mjs";
 
 const HOST = "127.0.0.1";
 const GATE = "tollgate";
 const KEPT_LOG_LINES = 2000;
-
-export const config = () => parse(fs.readFileSync(path.join(root, "wrangler.toml"), "utf8"));
-
-/** New values for the secrets that wrangler.toml names, in the form it states. */
-export function generateSecrets() {
-  const secret = () => randomBytes(32).toString("base64url");
-  return { DOCUMENT_KEYS: `1:${secret()}`, API_KEY_KEYS: secret(), ORIGIN_KEY: secret(), OPERATOR_KEY: `tg_op_${secret()}` };
-}
-
-/** The secrets of this checkout, made once. A secret that is new in wrangler.toml is added; the others stay. */
-export function localSecrets(file = path.join(stateDir, "secrets.json")) {
-  const kept = fs.existsSync(file) ? JSON.parse(fs.readFileSync(file, "utf8")) : {};
-  const secrets = { ...generateSecrets(), ...kept };
-  if (Object.keys(secrets).length > Object.keys(kept).length) {
-    fs.mkdirSync(path.dirname(file), { recursive: true });
-    fs.writeFileSync(file, `${JSON.stringify(secrets, null, 2)}\n`, { mode: 0o600 });
-  }
-  return secrets;
-}
 
 const freePort = () => new Promise((resolve, reject) => {
   const server = net.createServer();
