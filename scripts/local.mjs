@@ -44,7 +44,12 @@ const freePort = () => new Promise((resolve, reject) => {
  */
 export async function startLocal(options = {}) {
   const local = new Local(options);
-  await local.start();
+  try {
+    await local.start();
+  } catch (error) {
+    await local.stop();
+    throw error;
+  }
   return local;
 }
 
@@ -164,8 +169,9 @@ class Local {
       compatibilityFlags: this.#config.compatibility_flags ?? [],
     };
     const socket = (name) => [{ host: HOST, port: this.#ports.get(name) }];
-    const databases = Object.fromEntries(this.#config.d1_databases.map(({ binding, database_name }) => [binding, database_name]));
-    const namespaces = Object.fromEntries(this.#config.kv_namespaces.map(({ binding }) => [binding, binding.toLowerCase()]));
+    // Without an id, Wrangler names a local store by its binding; so both find the same files.
+    const databases = Object.fromEntries(this.#config.d1_databases.map(({ binding }) => [binding, binding]));
+    const namespaces = Object.fromEntries(this.#config.kv_namespaces.map(({ binding }) => [binding, binding]));
     const objects = Object.fromEntries(this.#config.durable_objects.bindings.map(({ name, class_name }) => [name, class_name]));
     const unwatched = (bindings) => Object.fromEntries(Object.entries(bindings).filter(([name]) => !watch[name]));
     for (const name of Object.keys(watch)) {

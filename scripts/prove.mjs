@@ -4,8 +4,8 @@
 //   --fresh       forget earlier results
 //   --list        what there is
 //
-// A proof is a program (tests/proofs.mjs lists them). Exit code 0 means proved. The last line of its output that is a JSON
-// object is its figures. A result holds for exactly the files it was made from and the command that made it: it is kept in
+// A proof is a program (tests/proofs.mjs lists them). Exit code 0 means proved. Lines of its output that are JSON objects are its
+// figures. A result holds for exactly the files it was made from and the command that made it: it is kept in
 // .tollgate/proofs and made again when any of them changed. The report goes to reports/PROOFS-YYYY-MM-DD.md.
 
 import { spawnSync } from "node:child_process";
@@ -31,14 +31,16 @@ function sourcesHash() {
   return hashOf(files);
 }
 
+/** Every line that is a JSON object, merged in order. */
 function figuresOf(output) {
-  for (const line of output.trimEnd().split("\n").reverse()) {
+  const figures = {};
+  for (const line of output.split("\n")) {
     if (!line.startsWith("{")) continue;
     try {
-      return JSON.parse(line);
-    } catch {} // not the line we look for
+      Object.assign(figures, JSON.parse(line));
+    } catch {} // a line that only looks like one
   }
-  return {};
+  return figures;
 }
 
 /** Runs one proof and keeps its result, whatever it is. */

@@ -67,3 +67,28 @@ test("a watched binding is seen, counted and refused", async () => {
   refusing = false;
   assert.equal(await text(`${local.url}/placeholder/d1`), '200 {"one":1}');
 });
+
+test("workerd is killed at the moment a test chooses", async () => {
+  let armed = true;
+  const local = await worker({
+    watch: {
+      DOCUMENTS: async ({ phase, method }) => {
+        if (armed && phase === "after" && method === "put") await local.crash();
+      },
+    },
+  });
+  await assert.rejects(local.scheduled());
+  armed = false;
+  await local.restart();
+  assert.equal(await text(`${local.url}/placeholder/kv`), "200 scheduled");
+});
+
+test("a further worker has its own address", async () => {
+  const script = "export default { fetch: (request) => new Response(new URL(request.url).pathname) };";
+  const local = await worker({ workers: [{ name: "origin", script }] });
+  assert.equal(await text(`${local.urls.origin}/hello`), "200 /hello");
+});
+
+test("a watch on a binding that does not exist is refused", async () => {
+  await assert.rejects(worker({ watch: { NOTHING: () => {} } }), /NOTHING is no KV/);
+});
