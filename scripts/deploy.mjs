@@ -22,7 +22,7 @@ const secretsFile = path.join(dir, "secrets.json");
 const wrangler = (args, options = {}) => run(pinnedNode, ["node_modules/wrangler/bin/wrangler.js", ...args], {
   // CI: no questions. This script asked the account already.
   env: { CI: "1", WRANGLER_SEND_METRICS: "false", FORCE_COLOR: "0" },
-  title: `wrangler ${args.filter((arg) => !arg.startsWith("/")).join(" ")}`,
+  title: `wrangler ${args.filter((arg) => !arg.startsWith("/") && arg !== "--config").join(" ")}`,
   ...options,
 });
 /** Wrangler may print notices around its JSON. */

@@ -8,17 +8,18 @@ const WASM = ["--target", "wasm32-unknown-unknown"];
 const quiet = { CARGO_TERM_COLOR: "never" };
 const done = [];
 
-/** A step of the summary; `count` reads from its output what it counted. */
-async function check(title, work, count = () => "") {
+/** A line of the summary; `count` reads from the output what was counted. */
+async function summed(title, work, count = () => "") {
   const began = performance.now();
   try {
-    const output = await step(title, work);
+    const output = await work();
     done.push({ title, took: seconds(began), note: count(String(output ?? "")) });
   } catch (error) {
     done.push({ title, took: seconds(began), note: "FAILED" });
     throw error;
   }
 }
+const check = (title, work, count) => summed(title, () => step(title, work), count);
 const cargo = (title, args, { env = {}, count } = {}) => check(title, (onLine) => run("cargo", args, { env: { ...quiet, ...env }, onLine, title }), count);
 const sum = (output, pattern) => [...output.matchAll(pattern)].reduce((total, [, count]) => total + Number(count), 0);
 
@@ -42,7 +43,7 @@ await command(async () => {
   try {
     // The Worker's own std compiles on one core for most of a minute; the native checks use the other.
     await ensureToolchain();
-    await Promise.all([native(), check("build", () => build({ always: true }).then(() => ""))]);
+    await Promise.all([native(), summed("build", () => build({ always: true }).then(() => ""))]);
 
     // One file at a time: several measure time, and each has a workerd of its own.
     await check("end-to-end tests on workerd", (onLine) => run(pinnedNode, ["--test", "--test-concurrency=1", "--test-reporter=spec", "tests/e2e/*.test.mjs"], { onLine, title: "end-to-end tests" }),
