@@ -80,7 +80,7 @@ class Local {
   }
   /** Addresses by worker name. */
   get urls() {
-    return Object.fromEntries([...this.#ports].map(([name, port]) => [name, `http://${HOST === "127.0.0.1" ? "localhost" : HOST}:${port}`]));
+    return Object.fromEntries([...this.#ports].map(([name, port]) => [name, `http://localhost:${port}`]));
   }
   /** The process id of workerd. */
   get pid() {
