@@ -1,0 +1,66 @@
+// `npm start`: from a fresh clone to a gate on http://localhost:8787 with demo data, in one command.
+//
+//   --fresh      start over: forget every tenant, key and count
+//   --port N     serve there instead
+//   --no-demo    serve without demo data
+
+import fs from "node:fs";
+import net from "node:net";
+import path from "node:path";
+import { build } from "./build.mjs";
+import { Missing, checkMachine, command, has, inPinnedNode, option, say, sinceBegan, stateDir, step } from "./tools.mjs";
+
+const port = Number(option("port") ?? 8787);
+const state = path.join(stateDir, "state");
+/** What the demo printed: API keys are shown once, so what shows them again must have kept them. It ends with the state. */
+const demoFile = path.join(state, "demo.json");
+
+const portIsFree = () => new Promise((resolve) => {
+  const server = net.createServer();
+  server.once("error", () => resolve(false)).listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+});
+
+async function demo(local) {
+  if (fs.existsSync(demoFile)) return JSON.parse(fs.readFileSync(demoFile, "utf8"));
+  const { seed } = await import("./demo.mjs");
+  const shown = await step("demo data, through the operator API", () => seed({ url: local.url, operatorKey: local.secrets.OPERATOR_KEY }));
+  fs.writeFileSync(demoFile, JSON.stringify(shown, null, 2));
+  return shown;
+}
+
+await command(async () => {
+  checkMachine();
+  if (!(await portIsFree())) throw new Missing(`Port ${port} is in use. Stop what holds it, or: npm start -- --port ${port + 1}`);
+  await build();
+  await inPinnedNode();
+
+  if (has("fresh")) fs.rmSync(state, { recursive: true, force: true });
+  fs.mkdirSync(state, { recursive: true });
+  const { startLocal } = await import("./local.mjs");
+  const local = await step("workerd and migrations", () => startLocal({ port, state, cron: true, onLog: (line) => say(`  | ${line}`) }));
+
+  let stopping = false;
+  const stop = async (code) => {
+    if (stopping) return;
+    stopping = true;
+    await local.stop();
+    process.exit(code);
+  };
+  for (const signal of ["SIGINT", "SIGTERM"]) process.removeAllListeners(signal).on(signal, () => stop(0));
+
+  const { keys = [], curls = [] } = has("no-demo") ? {} : await demo(local);
+  say();
+  say(`Serving on ${local.url} after ${sinceBegan()}.`);
+  say();
+  say(`Operator key: ${local.secrets.OPERATOR_KEY}`);
+  for (const { label, key } of keys) say(`${label}: ${key}`);
+  for (const { says, line } of curls) say(`\n# ${says}\n${line}`);
+  say();
+  say("Ctrl-C stops it; what it holds stays in .tollgate/ for the next start (npm start -- --fresh begins anew).");
+
+  setInterval(() => {
+    if (stopping || local.isRunning()) return;
+    process.stderr.write("workerd ended by itself; its last lines are above. npm start serves the same state again.\n");
+    stop(1);
+  }, 1000);
+});
