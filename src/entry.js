@@ -7,13 +7,7 @@ import * as tollgate from "../build/glue/index.js";
 
 const state = tollgate.__worker_init_state();
 
-/**
- * What Rust says, a line each: the verb, then what it needs. See src/wire/verdict.rs, which writes it.
- *
- *   answer     status, body, then headers
- *   forward    handle, target, what to do before the release, then headers for the origin; "" ; headers for the client
- *   pass       to the handlers of the API
- */
+/** Does what Rust says, a line each: the verb, then what it needs. src/wire/verdict.rs writes it and explains it. */
 function act(verdict, request, env, ctx) {
   const lines = verdict.split("\n");
   if (lines[0] === "renew") {
@@ -24,7 +18,7 @@ function act(verdict, request, env, ctx) {
     case "answer": {
       const headers = {};
       for (let at = 3; at < lines.length; at += 2) headers[lines[at]] = lines[at + 1];
-      return new Response(lines[2], { status: +lines[1], headers });
+      return new Response(lines[1] === "204" ? null : lines[2], { status: +lines[1], headers });
     }
     case "forward":
       return forward(lines, request, env, ctx);
@@ -35,24 +29,26 @@ function act(verdict, request, env, ctx) {
 
 /** Sends an admitted request on, streaming both ways, and releases the answer when its use is recorded as its meter demands. */
 async function forward(lines, request, env, ctx) {
-  const [, handle, target, release] = lines;
-  const outbound = new Request(target === "" ? request : new Request(lines[4], request), { redirect: "manual" });
-  const headers = outbound.headers;
-  for (const name of tollgate.stripped([...headers.keys()].join("\n"), headers.get("connection") ?? "").split("\n")) {
+  const [, handle, target, release, url] = lines;
+  const headers = new Headers(request.headers);
+  const names = [...headers.keys()].join("\n");
+  for (const name of tollgate.stripped(names, headers.get("connection") ?? "", headers.get("authorization") ?? "").split("\n")) {
     if (name !== "") headers.delete(name);
   }
+  if (request.headers.get("upgrade") === "websocket") headers.set("upgrade", "websocket");
   let at = 5;
-  for (; lines[at] !== ""; at += 2) headers.set(lines[at], lines[at + 1]);
-  const recorded = release === "record" ? tollgate.record(handle, env, Date.now()) : undefined;
+  for (; lines[at] !== undefined && lines[at] !== ""; at += 2) headers.set(lines[at], lines[at + 1]);
+  const recorded = release === "record" ? tollgate.record(handle, env) : undefined;
   let answer;
   try {
-    answer = await (target.startsWith("service:") ? env[target.slice(8)] : globalThis).fetch(outbound);
-  } catch {
-    answer = undefined;
+    const outbound = new Request(url, { method: request.method, headers, body: request.body, redirect: "manual" });
+    answer = await (target === "" ? fetch(outbound) : env[target.slice("service:".length)].fetch(outbound));
+  } catch (error) {
+    console.error(`origin: ${error}`);
   }
-  const settled = recorded ? await recorded : release === "commit" ? await tollgate.settle(handle, answer?.status ?? 0, env, Date.now())
-    : tollgate.tally(handle, answer?.status ?? 0, Date.now());
+  const settled = await (recorded ?? (release === "settle" ? tollgate.settle(handle, answer?.status ?? 0, env) : undefined));
   if (settled !== undefined) return act(settled, request, env, ctx);
+  if (answer === undefined) return act(tollgate.unreachable(Date.now()), request, env, ctx);
   const response = answer.status === 101
     ? new Response(null, { status: 101, headers: answer.headers, webSocket: answer.webSocket })
     : new Response(answer.body, answer);
@@ -94,17 +90,25 @@ class Shell extends DurableObject {
     return this.#shell;
   }
 
-  call(message) {
-    const answer = this.ctx.storage.transactionSync(() => this.shell.call(message, Date.now()));
+  async call(message) {
+    const answer = this.#step("call", message);
+    // What only the parent's limiter can decide is asked there, between two transactions.
+    if (!answer.startsWith("above\n")) return answer;
+    return this.#step("conclude", await this.shell.above(answer.slice(6)));
+  }
+
+  #step(verb, message) {
+    const answer = this.ctx.storage.transactionSync(() => this.shell[verb](message, Date.now()));
     this.#wake();
-    const rest = this.shell.behind?.(Date.now());
-    if (rest !== undefined) this.ctx.waitUntil(rest.then(() => this.#wake()));
+    const upward = this.shell.upward?.();
+    if (upward !== undefined) this.ctx.waitUntil(this.shell.above(upward).then((said) => this.#step("conclude", said)));
     return answer;
   }
 
   async alarm() {
     this.#alarm = undefined;
     try {
+      if (this.shell.tick) this.#step("tick", "");
       await this.shell.alarm();
     } finally {
       this.#wake();

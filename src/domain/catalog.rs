@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::feature::{Definition, KillSwitch};
 use super::name::{FeatureName, MeterName, OriginName, PlanName};
 use super::path::Case;
-use super::route::{Route, Unmatched};
+use super::route::{Route, RouteTable, Unmatched};
 
 /// The origin that `/gate/*` on the API host leads to.
 pub const DEFAULT_ORIGIN: &str = "default";
@@ -133,4 +133,132 @@ pub enum Preflights {
     /// They need a key like any request.
     #[default]
     Gate,
+}
+
+/// Why a catalog cannot be published: what is wrong with it, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inconsistent {
+    /// A JSON pointer into the catalog.
+    pub pointer: String,
+    /// What is wrong there.
+    pub detail: String,
+}
+
+impl Catalog {
+    /// Checks what no single part can: that names lead somewhere, that routes make a table, that no host has two origins.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), Inconsistent> {
+        let wrong = |pointer: String, detail: String| Err(Inconsistent { pointer, detail });
+        for (name, definition) in &self.features {
+            if let Some(default) = definition.default.as_ref().filter(|default| !definition.kind.accepts(default)) {
+                let detail = format!("a {} feature cannot be {}", definition.kind.name(), default.as_json());
+                return wrong(format!("/features/{name}/default"), detail);
+            }
+        }
+        for name in self.kill_switches.keys().filter(|name| !self.features.contains_key(*name)) {
+            return wrong(format!("/kill_switches/{name}"), "there is no such feature".to_owned());
+        }
+        for (name, meter) in &self.meters {
+            if meter.charge == Charge::Success && meter.recording == Recording::Leased {
+                let detail = "only an exact meter can be charged on success: set recording to exact".to_owned();
+                return wrong(format!("/meters/{name}/charge"), detail);
+            }
+        }
+        let mut hosts: BTreeMap<&str, &OriginName> = BTreeMap::new();
+        for (name, origin) in &self.origins {
+            if let Target::Https(base) = &origin.target
+                && !is_https_base(base)
+            {
+                let detail = "must be https://host, without user, port of another kind, path or query, and not an address".to_owned();
+                return wrong(format!("/origins/{name}/target/https"), detail);
+            }
+            for (at, host) in origin.hosts.iter().enumerate() {
+                if !is_hostname(host) {
+                    return wrong(format!("/origins/{name}/hosts/{at}"), "must be a host name in lower case".to_owned());
+                }
+                if let Some(other) = hosts.insert(host, name) {
+                    return wrong(format!("/origins/{name}/hosts/{at}"), format!("leads to the origin {other} already"));
+                }
+            }
+            for (at, route) in origin.routes.iter().enumerate() {
+                if let Some(feature) = route.feature.as_ref().filter(|feature| !self.features.contains_key(*feature)) {
+                    return wrong(format!("/origins/{name}/routes/{at}/feature"), format!("there is no feature {feature}"));
+                }
+                if let Some(meter) = route.meter.as_ref().filter(|meter| !self.meters.contains_key(*meter)) {
+                    return wrong(format!("/origins/{name}/routes/{at}/meter"), format!("there is no meter {meter}"));
+                }
+            }
+            if let Err(invalid) = RouteTable::compile(origin.routes.clone(), origin.unmatched, origin.case) {
+                return wrong(format!("/origins/{name}/routes"), invalid.to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A DNS name in lower case: letters, digits, `-` and `.`, with a dot in it, no label empty, and not an address.
+fn is_hostname(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.contains('.') && text.split('.').all(label) && text.contains(|c: char| c.is_ascii_lowercase())
+}
+
+/// `https://host` and nothing more. Where requests go is the operator's word, and still no way into private networks.
+fn is_https_base(text: &str) -> bool {
+    let private = [".local", ".internal", ".localhost", ".lan", ".home", ".arpa"];
+    text.strip_prefix("https://").is_some_and(|host| {
+        // The last label of an address is a number.
+        let named = host.rsplit('.').next().is_some_and(|last| last.bytes().any(|b| b.is_ascii_lowercase()));
+        is_hostname(host) && named && !private.iter().any(|ending| host.ends_with(ending))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog(json: serde_json::Value) -> Result<(), String> {
+        let catalog: Catalog = serde_json::from_value(json).unwrap();
+        catalog.check().map_err(|wrong| wrong.pointer)
+    }
+
+    #[test]
+    fn a_catalog_names_only_what_it_defines() {
+        let origin = |routes: serde_json::Value| serde_json::json!({"origins": {"default": {"target": "demo", "routes": routes}}});
+        assert_eq!(catalog(origin(serde_json::json!([{"path": "/a"}]))), Ok(()));
+        assert_eq!(
+            catalog(origin(serde_json::json!([{"path": "/a", "feature": "x"}]))),
+            Err("/origins/default/routes/0/feature".into())
+        );
+        assert_eq!(
+            catalog(origin(serde_json::json!([{"path": "/a", "meter": "x"}]))),
+            Err("/origins/default/routes/0/meter".into())
+        );
+        assert_eq!(
+            catalog(origin(serde_json::json!([{"path": "/a"}, {"path": "/a"}]))),
+            Err("/origins/default/routes".into())
+        );
+        let kill = serde_json::json!({"kill_switches": {"x": {"reason": "r", "author": "a"}}});
+        assert_eq!(catalog(kill), Err("/kill_switches/x".into()));
+    }
+
+    #[test]
+    fn an_origin_is_a_public_https_host() {
+        for good in ["https://api.example.com", "https://a-1.example.co"] {
+            assert!(is_https_base(good), "{good}");
+        }
+        for bad in [
+            "http://api.example.com", "https://api.example.com/", "https://u@example.com", "https://10.0.0.1",
+            "https://[::1]", "https://localhost", "https://db.internal", "https://example.com:8443", "https://0x7f.1",
+        ] {
+            assert!(!is_https_base(bad), "{bad}");
+        }
+    }
 }

@@ -74,3 +74,46 @@ pub enum Amount {
         per: Period,
     },
 }
+
+impl Amount {
+    /// Whether it can be promised at all, with units that JavaScript can count.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(self) -> Result<(), &'static str> {
+        const MOST: u64 = (1 << 53) - 1;
+        match self {
+            Self::Rate { units, per_ms, burst } => {
+                if per_ms == 0 || per_ms > 86_400_000 {
+                    return Err("per_ms must be from 1 to 86400000, a day");
+                }
+                if units > 1_000_000_000 || burst > 1_000_000_000 {
+                    return Err("units and burst must be at most 1000000000");
+                }
+                Ok(())
+            }
+            Self::Quota { units, .. } if units > MOST => Err("units must be at most 2^53-1"),
+            Self::Quota { .. } => Ok(()),
+        }
+    }
+
+    /// Both together. A rate of another interval is brought to this one's, rounded up so that nothing of it is lost; amounts
+    /// of different kinds do not add, and this one stays.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Rate { units, per_ms, burst }, Self::Rate { units: more, per_ms: of_ms, burst: further }) => {
+                let scaled = (u128::from(more) * u128::from(per_ms)).div_ceil(u128::from(of_ms.max(1)));
+                Self::Rate {
+                    units: units.saturating_add(u64::try_from(scaled).unwrap_or(u64::MAX)),
+                    per_ms,
+                    burst: burst.saturating_add(further),
+                }
+            }
+            (Self::Quota { units, per }, Self::Quota { units: more, .. }) => {
+                Self::Quota { units: units.saturating_add(more), per }
+            }
+            (Self::Rate { .. }, Self::Quota { .. }) | (Self::Quota { .. }, Self::Rate { .. }) => self,
+        }
+    }
+}

@@ -348,8 +348,22 @@ impl Resident {
         (now < way.until).then_some((way, &mut self.limits))
     }
 
-    /// Works out what a route means for this tenant from `now` on.
+    /// Works out what a route means for this tenant from `now` on, and keeps it.
     pub fn work_out(&mut self, catalog: &Catalog, asked: &Asked<'_>, now: UnixMillis) {
+        let way = self.assess(catalog, asked, now);
+        let key = WayKey(asked.mode, asked.route);
+        match self.ways.binary_search_by_key(&key, |(key, _)| *key) {
+            Ok(at) => {
+                if let Some(slot) = self.ways.get_mut(at) {
+                    slot.1 = way;
+                }
+            }
+            Err(at) => self.ways.insert(at, (key, way)),
+        }
+    }
+
+    /// What `asked` means for this tenant from `now` on.
+    pub fn assess(&mut self, catalog: &Catalog, asked: &Asked<'_>, now: UnixMillis) -> Way {
         let mut until = self.document.expires;
         let mut refusal = None;
         if let Some(feature) = asked.feature {
@@ -395,15 +409,7 @@ impl Resident {
                 cost: asked.cost,
             });
         }
-        let key = WayKey(asked.mode, asked.route);
-        match self.ways.binary_search_by_key(&key, |(key, _)| *key) {
-            Ok(at) => {
-                if let Some(slot) = self.ways.get_mut(at) {
-                    slot.1 = way;
-                }
-            }
-            Err(at) => self.ways.insert(at, (key, way)),
-        }
+        way
     }
 
     /// Every limit that bounds `meter` for this tenant: its own, and those of its ancestors as it stands to them.

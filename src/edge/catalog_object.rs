@@ -2,7 +2,7 @@
 //!
 //! Invariant: what it publishes goes to KV from its alarm, one document at a time, a plan before the catalog that names it.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use wasm_bindgen::prelude::*;
 use worker::durable::State;
@@ -21,7 +21,7 @@ use crate::wire::object::{DocumentAnswer, ToCatalog};
 pub struct CatalogShell {
     tables: Tables,
     env: Env,
-    config: Rc<Config>,
+    config: Arc<Config>,
 }
 
 #[wasm_bindgen]

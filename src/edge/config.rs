@@ -3,10 +3,10 @@
 //! Invariant: no secret leaves this value except as a keyed state, and none of it is read per request.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use worker::{Env, Error, Result};
 
-use crate::domain::api_key::KeyRing;
+use crate::domain::api_key::{KeyHash, KeyRing};
 use crate::wire::answer::Voice;
 use crate::wire::headers::Signer;
 use crate::wire::jws::DocumentRing;
@@ -19,6 +19,8 @@ pub(crate) struct Config {
     pub(crate) api_keys: KeyRing,
     /// What every answer has in common.
     pub(crate) voice: Voice,
+    /// The hash of the first operator key.
+    pub(crate) operator_key: KeyHash,
     /// Whether jurisdictions are the platform's own, or (on one machine) only a part of each object's name.
     pub(crate) jurisdictions: Jurisdictions,
 }
@@ -33,7 +35,8 @@ pub(crate) enum Jurisdictions {
 }
 
 impl Config {
-    /// Reads the bindings `DOCUMENT_KEYS`, `API_KEY_KEYS`, `ORIGIN_KEY`, `JURISDICTIONS` and `BASE_URL`.
+    /// Reads the bindings `DOCUMENT_KEYS`, `API_KEY_KEYS`, `ORIGIN_KEY`, `OPERATOR_KEY`, `ENVIRONMENT` and
+    /// `PUBLIC_URL`.
     ///
     /// # Errors
     /// Names the binding that is missing or malformed; never its value.
@@ -51,19 +54,20 @@ impl Config {
             api_keys: KeyRing::new(api_keys.iter().map(|(_, secret)| secret.as_slice()))
                 .map_err(|_| unusable("API_KEY_KEYS"))?,
             voice: Voice {
-                base_url: env.var("BASE_URL")?.to_string(),
+                base_url: env.var("PUBLIC_URL")?.to_string(),
                 signer: Signer::new(origin).map_err(|_| unusable("ORIGIN_KEY"))?,
             },
-            jurisdictions: match env.var("JURISDICTIONS")?.to_string().as_str() {
-                "platform" => Jurisdictions::Platform,
-                "names" => Jurisdictions::Names,
-                _ => return Err(unusable("JURISDICTIONS")),
+            jurisdictions: match env.var("ENVIRONMENT")?.to_string().as_str() {
+                "production" => Jurisdictions::Platform,
+                "local" => Jurisdictions::Names,
+                _ => return Err(unusable("ENVIRONMENT")),
             },
+            operator_key: KeyHash::of(&env.secret("OPERATOR_KEY").map_err(|_| unusable("OPERATOR_KEY"))?.to_string()),
         })
     }
 }
 
-/// A binding's secrets, newest first: `id:base64,id:base64`, the id optional.
+/// A binding's secrets, newest first: `id:base64url,id:base64url`, the id optional.
 fn secrets(env: &Env, binding: &str) -> Result<Vec<(Option<String>, Vec<u8>)>> {
     env.secret(binding)
         .map_err(|_| unusable(binding))?
@@ -71,7 +75,7 @@ fn secrets(env: &Env, binding: &str) -> Result<Vec<(Option<String>, Vec<u8>)>> {
         .split(',')
         .map(|entry| {
             let (id, text) = entry.trim().split_once(':').map_or((None, entry.trim()), |(id, text)| (Some(id), text));
-            let secret = STANDARD.decode(text).map_err(|_| unusable(binding))?;
+            let secret = URL_SAFE_NO_PAD.decode(text).map_err(|_| unusable(binding))?;
             Ok((id.map(str::to_owned), secret))
         })
         .collect()

@@ -4,7 +4,7 @@
 //! Invariant: every pass over the walk begins at its beginning, so what was learnt while waiting counts. A request waits
 //! for its own calls only, never for another request's.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select};
@@ -111,7 +111,7 @@ struct Handle {
     fail: Fail,
 }
 
-async fn decide(env: &Env, config: &Rc<Config>, head: &Head) -> String {
+async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> String {
     let mut asked_twice = false;
     for _ in 0..WALKS {
         let now = clock().max(head.now);
@@ -151,7 +151,7 @@ async fn decide(env: &Env, config: &Rc<Config>, head: &Head) -> String {
 }
 
 /// `future`, unless it takes longer than `ms`.
-async fn within<T>(ms: u64, future: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn within<T>(ms: u64, future: impl Future<Output = T>) -> Option<T> {
     match select(std::pin::pin!(future), std::pin::pin!(Delay::from(Duration::from_millis(ms)))).await {
         Either::Left((value, _)) => Some(value),
         Either::Right(_) => None,
@@ -328,7 +328,7 @@ fn ending(standpoint: &Standpoint<'_, '_>, id: OpId) -> String {
 }
 
 /// Takes in what a limiter's answer tells beside the answer.
-fn learn(config: &Config, tenant: TenantId, answer: LimitAnswer, now: UnixMillis) -> limit::Reply {
+pub(crate) fn learn(config: &Config, tenant: TenantId, answer: LimitAnswer, now: UnixMillis) -> limit::Reply {
     if let Some(text) = &answer.document
         && let Err(untrusted) = documents::take(config, &DocumentKey::Tenant(tenant), text, true, now)
     {
@@ -344,7 +344,7 @@ fn learn(config: &Config, tenant: TenantId, answer: LimitAnswer, now: UnixMillis
 }
 
 /// Reads documents side by side; the code of what could not be read, if the walk cannot go on without it.
-async fn read_all(env: &Env, config: &Rc<Config>, head: &Head, keys: Vec<DocumentKey>, now: UnixMillis) -> Option<Code> {
+async fn read_all(env: &Env, config: &Arc<Config>, head: &Head, keys: Vec<DocumentKey>, now: UnixMillis) -> Option<Code> {
     let mut keys = keys;
     if keys.contains(&DocumentKey::Catalog)
         && let Some(tenant) = isolate::with(|isolate| isolate.gate.foresee(&head.request(now), &config.api_keys)).flatten()

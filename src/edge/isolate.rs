@@ -4,7 +4,7 @@
 //! stub, no promise) is kept in it, because such things belong to one request.
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use worker::{Env, Result};
 
@@ -16,7 +16,7 @@ use crate::domain::time::UnixMillis;
 /// The memory of this isolate.
 pub(crate) struct Isolate {
     /// What the deployment says.
-    pub(crate) config: Rc<Config>,
+    pub(crate) config: Arc<Config>,
     /// What the gate remembers.
     pub(crate) gate: Gate,
     random: u128,
@@ -44,12 +44,12 @@ pub(crate) fn with<T>(use_it: impl FnOnce(&mut Isolate) -> T) -> Option<T> {
 ///
 /// # Errors
 /// When the deployment is not configured.
-pub(crate) fn ready(env: &Env) -> Result<Rc<Config>> {
-    if let Some(config) = with(|isolate| Rc::clone(&isolate.config)) {
+pub(crate) fn ready(env: &Env) -> Result<Arc<Config>> {
+    if let Some(config) = with(|isolate| Arc::clone(&isolate.config)) {
         return Ok(config);
     }
-    let config = Rc::new(Config::read(env)?);
-    let isolate = Isolate { config: Rc::clone(&config), gate: Gate::new(random()), random: random(), requests: 0 };
+    let config = Arc::new(Config::read(env)?);
+    let isolate = Isolate { config: Arc::clone(&config), gate: Gate::new(random()), random: random(), requests: 0 };
     ISOLATE.with(|cell| {
         if let Ok(mut empty) = cell.try_borrow_mut()
             && empty.is_none()

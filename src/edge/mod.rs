@@ -3,6 +3,8 @@
 //! From the request inward: [`door`] and [`gate`] decide about requests, [`api`] serves Tollgate's own API, [`operator`]
 //! changes what is decided from; [`documents`] reads it; the objects ([`tenant_object`], [`catalog_object`]) own it.
 
+mod api;
+mod carry;
 mod catalog_object;
 mod config;
 mod d1;
@@ -12,6 +14,7 @@ mod gate;
 mod isolate;
 mod ledger;
 mod object;
+mod operator;
 mod publisher;
 mod sealer;
 mod storage;

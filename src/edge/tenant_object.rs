@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use wasm_bindgen::prelude::*;
@@ -32,7 +33,7 @@ use crate::wire::object::{AskTenant, Books, DocumentAnswer, LimitAnswer, ToTenan
 pub struct TenantShell {
     tables: Tables,
     env: Env,
-    config: Rc<Config>,
+    config: Arc<Config>,
     limiter: RefCell<Option<Limiter>>,
     tenant: RefCell<Option<Rc<Tenant>>>,
     /// What is to be sent to the parent's limiter behind the answer.
@@ -286,7 +287,10 @@ impl TenantShell {
     fn book(&self, effects: Effects, now: UnixMillis) -> Result<(), JsError> {
         let mut events = Vec::new();
         for event in effects.events {
-            events.push(event.body.to_string());
+            match event.body {
+                serde_json::Value::Array(several) => events.extend(several.iter().map(ToString::to_string)),
+                single => events.push(single.to_string()),
+            }
         }
         if !effects.tallies.is_empty() {
             let document = self.document().map_err(|error| broken(&error))?;

@@ -288,9 +288,9 @@ mod tests {
     const REQUEST: RequestId = RequestId::new(NOW, 42);
 
     fn caller(features: &str) -> Caller {
-        let plan = "pro".parse().unwrap();
+        let plan = "pro";
         let tenant = TenantId::new(Jurisdiction::Eu, NOW, [1, 2, 3, 4]);
-        let identity = Identity { tenant, plan: &plan, key: KeyId::new(5), mode: "live", features };
+        let identity = Identity { tenant, plan, key: KeyId::new(5), mode: "live", features };
         Signer::new(&SECRET).unwrap().caller(&identity)
     }
 

@@ -7,5 +7,6 @@ pub mod jws;
 pub mod object;
 pub mod problem;
 pub mod ratelimit;
+pub mod rows;
 pub mod sql;
 pub mod verdict;

@@ -1,0 +1,779 @@
+//! Tollgate's own API: what a tenant's keys may ask, the pages of codes, and the way to the operator's part.
+//!
+//! Invariant: a body is read within its bound, and strictly, before anything is done for it; every answer that refuses is a
+//! problem.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody as _};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+use tower_service::Service as _;
+use wasm_bindgen::prelude::*;
+use worker::{Context, Env, HttpRequest};
+
+use super::carry;
+use super::config::Config;
+use super::d1::Database;
+use super::documents::{self, Read};
+use super::door::instant;
+use super::gate::{self, clock};
+use super::isolate;
+use super::object::ask_tenant;
+use super::operator;
+use crate::domain::api_key::Mode;
+use crate::domain::catalog::Catalog;
+use crate::domain::decision::{Code, Tier};
+use crate::domain::document::DocumentKey;
+use crate::domain::feature::Entitlement;
+use crate::domain::gate::{Caller, Refused, Request, limit_code};
+use crate::domain::id::{KeyId, RequestId, TenantId};
+use crate::domain::limit::{self, Admission, OpId, Verdict as Limited, WAIT_MS};
+use crate::domain::name::{FeatureName, MeterName};
+use crate::domain::plan::Plan;
+use crate::domain::resident::{Asked, Resident, Way};
+use crate::domain::time::UnixMillis;
+use crate::portal;
+use crate::wire::json;
+use crate::wire::object::{AskTenant, Books, LimitAnswer};
+use crate::wire::problem::{self, Fault, Problem, Snapshot};
+use crate::wire::sql::shard;
+
+/// The largest body of a question.
+const QUESTION: usize = 64 * 1024;
+/// The most checks in one question.
+const CHECKS: usize = 32;
+
+/// What every handler has.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) env: Env,
+    pub(crate) config: Arc<Config>,
+    pub(crate) now: UnixMillis,
+    pub(crate) id: RequestId,
+}
+
+/// Why a call of the API failed: a problem to be.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    pub(crate) detail: Option<String>,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) retry_after_s: Option<u64>,
+}
+
+impl Failure {
+    /// A failure that its code says all about.
+    pub(crate) const fn new(code: Code) -> Self {
+        Self { code, detail: None, faults: Vec::new(), retry_after_s: None }
+    }
+
+    /// With what is particular about it.
+    pub(crate) fn because(self, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self { faults: vec![fault.clone()], detail: Some(fault.detail), ..Self::new(fault.code) }
+    }
+}
+
+impl From<super::d1::Abort> for Failure {
+    fn from(abort: super::d1::Abort) -> Self {
+        worker::console_error!("{abort}");
+        match abort {
+            super::d1::Abort::Guard(reason) if reason == "exists" || reason == "absent" => Self::new(Code::NotFound),
+            super::d1::Abort::Guard(reason) if reason == "bound" => {
+                Self::new(Code::Conflict).because("this tenant has as many of these as it may have")
+            }
+            super::d1::Abort::Guard(_) => Self::new(Code::Conflict).because("it was changed meanwhile; read it again"),
+            super::d1::Abort::Constraint(_) => Self::new(Code::Conflict).because("it is there already"),
+            super::d1::Abort::Unavailable(_) => Self { retry_after_s: Some(1), ..Self::new(Code::Unavailable) },
+        }
+    }
+}
+
+impl Api {
+    /// A problem as a response.
+    pub(crate) fn problem(&self, failure: &Failure) -> Response {
+        let problem = Problem {
+            detail: failure.detail.as_deref(),
+            errors: &failure.faults,
+            retry_after: failure.retry_after_s,
+            request_id: Some(self.id),
+            ..Problem::new(&self.config.voice.base_url, failure.code)
+        };
+        let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, problem.to_json()).into_response();
+        let headers = response.headers_mut();
+        headers.insert("content-type", HeaderValue::from_static(problem::CONTENT_TYPE));
+        headers.insert("cache-control", HeaderValue::from_static("no-store"));
+        if let Some(seconds) = failure.retry_after_s {
+            headers.insert("retry-after", HeaderValue::from(seconds));
+        }
+        self.named(response)
+    }
+
+    /// An answer in JSON.
+    pub(crate) fn json(&self, status: StatusCode, body: &impl Serialize) -> Response {
+        let Ok(text) = serde_json::to_string(body) else { return self.problem(&Failure::new(Code::Internal)) };
+        let mut response = (status, text).into_response();
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+        response.headers_mut().insert("cache-control", HeaderValue::from_static("no-store"));
+        self.named(response)
+    }
+
+    fn named(&self, mut response: Response) -> Response {
+        let name = HeaderName::from_static("tollgate");
+        if !response.headers().contains_key(&name)
+            && let Ok(value) = HeaderValue::from_str(&format!("id={}", self.id))
+        {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+/// Reads a body of at most `most` bytes; more is refused by its announced length, or else as soon as it has come.
+pub(crate) async fn read_body(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Failure> {
+    let too_large = || Failure::new(Code::BodyTooLarge).because(format!("at most {most} bytes"));
+    let announced = headers.get("content-length").and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > most) {
+        return Err(too_large());
+    }
+    let mut body = std::pin::pin!(body);
+    let mut bytes = Vec::new();
+    while let Some(frame) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
+        let frame = frame.map_err(|_| Failure::new(Code::MalformedJson).because("the body broke off"))?;
+        if let Ok(data) = frame.into_data() {
+            if bytes.len() + data.len() > most {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes.into())
+}
+
+/// Serves what the gate does not.
+#[worker::event(fetch)]
+async fn fetch(request: HttpRequest, env: Env, _context: Context) -> worker::Result<Response> {
+    let now = clock();
+    let config = isolate::ready(&env)?;
+    let id = isolate::with(|isolate| isolate.request_id(now)).unwrap_or_else(|| RequestId::new(now, isolate::random()));
+    let api = Api { env, config, now, id };
+    let routes = Router::new()
+        .route("/healthz", get(health))
+        .route("/problems/{code}", get(page))
+        .route("/v1/check", post(check))
+        .route("/v1/features", get(features))
+        .route("/v1/features/{key}", get(feature))
+        .route("/v1/usage", get(usage))
+        .nest("/v1/admin", operator::routes())
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(nothing_here);
+    Ok(routes.with_state(api).call(request).await?)
+}
+
+/// Every minute: carries what a crash left.
+#[wasm_bindgen]
+pub async fn sweep(env: Env, now: f64) {
+    if let Ok(config) = isolate::ready(&env) {
+        carry::sweep(&env, &config, instant(now)).await;
+    }
+}
+
+async fn nothing_here(State(api): State<Api>) -> Response {
+    api.problem(&Failure::new(Code::NotFound))
+}
+
+async fn wrong_method(State(api): State<Api>) -> Response {
+    api.problem(&Failure::new(Code::MethodNotAllowed))
+}
+
+/// 1. Says that it is up, and what it holds. 200 whenever it runs; it asks nobody.
+async fn health(State(api): State<Api>) -> Response {
+    #[derive(Serialize)]
+    struct Health {
+        status: &'static str,
+        version: &'static str,
+        catalog: Option<u64>,
+        tenants: usize,
+        bytes: usize,
+        hits: u64,
+        misses: u64,
+    }
+    let health = isolate::with(|isolate| {
+        let (tenants, bytes) = isolate.gate.occupancy();
+        Health {
+            status: "ok",
+            version: env!("CARGO_PKG_VERSION"),
+            catalog: isolate.gate.catalog(api.now).map(crate::domain::gate::Compiled::serial),
+            tenants,
+            bytes,
+            hits: isolate.gate.hits,
+            misses: isolate.gate.misses,
+        }
+    });
+    api.json(StatusCode::OK, &health)
+}
+
+/// What a code means and what to do: a page for people.
+async fn page(State(api): State<Api>, Path(code): Path<String>) -> Response {
+    match code.parse::<Code>() {
+        Ok(code) => {
+            let mut response = portal::problem_page(code).into_response();
+            let headers = response.headers_mut();
+            headers.insert("content-type", HeaderValue::from_static("text/html; charset=utf-8"));
+            headers.insert("cache-control", HeaderValue::from_static("public, max-age=3600"));
+            headers.insert(
+                "content-security-policy",
+                HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"),
+            );
+            response
+        }
+        Err(_) => api.problem(&Failure::new(Code::NotFound)),
+    }
+}
+
+/// What a handler does with a caller that is known.
+struct Known<'g> {
+    resident: &'g mut Resident,
+    catalog: &'g Catalog,
+    key: KeyId,
+    mode: Mode,
+    now: UnixMillis,
+}
+
+/// Finds out who calls, reading what is needed, and lets `then` answer.
+async fn known<T>(api: &Api, headers: &HeaderMap, mut then: impl FnMut(Known<'_>) -> T) -> Result<T, Response> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let (api_key, authorization) = (header("x-api-key"), header("authorization"));
+    for _ in 0..6 {
+        let now = clock();
+        let request =
+            Request { method: "", url: "", api_key: &api_key, authorization: &authorization, preflight: false, now };
+        let step = isolate::with(|isolate| match isolate.gate.caller(&request, &isolate.config.api_keys) {
+            Caller::Known { resident, catalog, key, mode } => Ok(then(Known { resident, catalog, key, mode, now })),
+            Caller::Refused(refused) => Err(Err(refusal(api, &refused))),
+            Caller::Missing(keys) => Err(Ok(keys)),
+        });
+        let missing = match step {
+            Some(Ok(value)) => return Ok(value),
+            Some(Err(Err(response))) => return Err(response),
+            Some(Err(Ok(keys))) => keys,
+            None => return Err(api.problem(&Failure::new(Code::Unavailable))),
+        };
+        for key in missing {
+            match (documents::read(&api.env, &api.config, &key, now).await, &key) {
+                (Read::Here, _) => {}
+                (Read::Absent, DocumentKey::Tenant(tenant)) => {
+                    isolate::with(|isolate| isolate.gate.note_absent(*tenant, now));
+                }
+                (Read::Absent | Read::Failed(_), DocumentKey::Plan(plan, version)) => {
+                    if let Some(previous) = isolate::with(|isolate| isolate.gate.previous(plan, *version)).flatten() {
+                        documents::read(&api.env, &api.config, &previous, now).await;
+                    }
+                    if isolate::with(|isolate| isolate.gate.stand_in(plan, *version)) != Some(true) {
+                        return Err(api.problem(&Failure::new(Code::SnapshotUnavailable)));
+                    }
+                }
+                (Read::Absent, DocumentKey::Catalog) => {
+                    return Err(api.problem(&Failure::new(Code::SnapshotUnavailable)));
+                }
+                (Read::Failed(code), _) => return Err(api.problem(&Failure::new(code))),
+            }
+        }
+    }
+    Err(api.problem(&Failure::new(Code::SnapshotUnavailable)))
+}
+
+fn refusal(api: &Api, refused: &Refused<'_>) -> Response {
+    let plan = refused.resident.and_then(Resident::plan);
+    let problem = Problem {
+        tenant: refused.resident.map(|resident| resident.tenant().tenant),
+        current_plan: plan.map(|plan| plan.content.title.as_str()),
+        snapshot: refused.resident.map(|resident| snapshot(resident, api.now)),
+        tier: Some(refused.tier),
+        request_id: Some(api.id),
+        ..Problem::new(&api.config.voice.base_url, refused.code)
+    };
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, problem.to_json()).into_response();
+    response.headers_mut().insert("content-type", HeaderValue::from_static(problem::CONTENT_TYPE));
+    response.headers_mut().insert("cache-control", HeaderValue::from_static("no-store"));
+    api.named(response)
+}
+
+fn snapshot(resident: &Resident, now: UnixMillis) -> Snapshot {
+    Snapshot { serial: resident.serial(), age_ms: resident.age_ms(now) }
+}
+
+/// A feature, as the API shows it.
+#[derive(Serialize)]
+struct Shown {
+    feature: FeatureName,
+    enabled: bool,
+    value: serde_json::Value,
+    source: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_tenant: Option<TenantId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<UnixMillis>,
+}
+
+fn show(feature: &FeatureName, entitlement: &Entitlement<'_>) -> Shown {
+    let source_tenant = match entitlement.source {
+        crate::domain::feature::Source::Override { tenant, .. } => Some(tenant),
+        _ => None,
+    };
+    Shown {
+        feature: feature.clone(),
+        enabled: entitlement.enabled,
+        value: entitlement.value.as_json().clone(),
+        source: entitlement.source.name(),
+        source_tenant,
+        until: entitlement.until,
+    }
+}
+
+#[derive(Serialize)]
+struct Features {
+    features: Vec<Shown>,
+    tenant: TenantId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<String>,
+    snapshot: Snapshot,
+    tier: &'static str,
+    request_id: RequestId,
+}
+
+/// Every feature of the caller, with its source.
+#[worker::send]
+async fn features(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let answer = known(&api, &headers, |known| Features {
+        features: known
+            .catalog
+            .features
+            .keys()
+            .map(|name| show(name, &known.resident.entitlement(known.catalog, name.as_str(), known.now)))
+            .collect(),
+        tenant: known.resident.tenant().tenant,
+        plan: known.resident.plan().map(|plan: &Plan| plan.content.title.clone()),
+        snapshot: snapshot(known.resident, known.now),
+        tier: Tier::Isolate.name(),
+        request_id: api.id,
+    })
+    .await;
+    match answer {
+        Ok(features) => api.json(StatusCode::OK, &features),
+        Err(response) => response,
+    }
+}
+
+/// One feature of the caller.
+#[worker::send]
+async fn feature(State(api): State<Api>, Path(key): Path<String>, headers: HeaderMap) -> Response {
+    #[derive(Serialize)]
+    struct One {
+        #[serde(flatten)]
+        feature: Shown,
+        tenant: TenantId,
+        snapshot: Snapshot,
+        tier: &'static str,
+        request_id: RequestId,
+    }
+    let answer = known(&api, &headers, |known| {
+        let name = key.parse::<FeatureName>().ok().filter(|name| known.catalog.features.contains_key(name))?;
+        Some(One {
+            feature: show(&name, &known.resident.entitlement(known.catalog, name.as_str(), known.now)),
+            tenant: known.resident.tenant().tenant,
+            snapshot: snapshot(known.resident, known.now),
+            tier: Tier::Isolate.name(),
+            request_id: api.id,
+        })
+    })
+    .await;
+    match answer {
+        Ok(Some(one)) => api.json(StatusCode::OK, &one),
+        Ok(None) => api.problem(&Failure::new(Code::NotFound).because(format!("there is no feature {key}"))),
+        Err(response) => response,
+    }
+}
+
+/// A question: one check, or several that are all paid or none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    checks: Vec<Check>,
+    /// Spend nothing, only say what would be.
+    #[serde(default)]
+    peek: bool,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Check {
+    #[serde(default)]
+    feature: Option<FeatureName>,
+    #[serde(default)]
+    meter: Option<MeterName>,
+    #[serde(default = "one")]
+    cost: u64,
+}
+
+const fn one() -> u64 {
+    1
+}
+
+#[derive(Serialize)]
+struct Answer {
+    allowed: bool,
+    checks: Vec<Checked>,
+    tenant: TenantId,
+    mode: &'static str,
+    snapshot: Snapshot,
+    tier: &'static str,
+    request_id: RequestId,
+}
+
+#[derive(Serialize)]
+struct Checked {
+    allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    feature: Option<Shown>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    limits: Vec<Bound>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upgrade_url: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Bound {
+    name: String,
+    tenant: TenantId,
+    level: usize,
+    quota: u64,
+    remaining: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resets_at: Option<UnixMillis>,
+}
+
+/// What came of assessing a question without asking anyone.
+enum Assessed {
+    Answer(Box<Answer>),
+    Ask(Box<(TenantId, limit::Call, limit::Ticket, Answer, Vec<(usize, limit::Slot)>)>),
+}
+
+/// 1. 401 unless the key is good. 2. 400, 413 or 422 unless the body is sound. 3. 200, whatever is decided: `allowed` says it.
+#[worker::send]
+async fn check(State(api): State<Api>, headers: HeaderMap, body: Body) -> Response {
+    let question = match read_body(&headers, body, QUESTION).await.and_then(|bytes| question(&bytes)) {
+        Ok(question) => question,
+        Err(failure) => return api.problem(&failure),
+    };
+    let assessed = match known(&api, &headers, |known| assess(&api, known, &question)).await {
+        Ok(assessed) => assessed,
+        Err(response) => return response,
+    };
+    let answer = match assessed {
+        Assessed::Answer(answer) => *answer,
+        Assessed::Ask(asked) => {
+            let (tenant, call, ticket, answer, slots) = *asked;
+            ask(&api, tenant, call, ticket, answer, &slots).await
+        }
+    };
+    api.json(StatusCode::OK, &answer)
+}
+
+/// The body is one check, or `checks`.
+fn question(bytes: &[u8]) -> Result<Question, Failure> {
+    let tree = json::read_tree(bytes, QUESTION)?;
+    let question = if tree.get("checks").is_some() {
+        json::read::<Question>(bytes, QUESTION)?
+    } else {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Single {
+            #[serde(default)]
+            feature: Option<FeatureName>,
+            #[serde(default)]
+            meter: Option<MeterName>,
+            #[serde(default = "one")]
+            cost: u64,
+            #[serde(default)]
+            peek: bool,
+        }
+        let Single { feature, meter, cost, peek } = json::read(bytes, QUESTION)?;
+        Question { checks: vec![Check { feature, meter, cost }], peek }
+    };
+    let fault = |pointer: &str, detail: String| Fault { detail, pointer: pointer.to_owned(), code: Code::InvalidValue };
+    if question.checks.is_empty() || question.checks.len() > CHECKS {
+        return Err(fault("#/checks", format!("1 to {CHECKS} checks")).into());
+    }
+    for (at, check) in question.checks.iter().enumerate() {
+        if check.feature.is_none() && check.meter.is_none() {
+            return Err(fault(&format!("#/checks/{at}"), "a check names a feature, a meter, or both".to_owned()).into());
+        }
+    }
+    Ok(question)
+}
+
+fn assess(api: &Api, known: Known<'_>, question: &Question) -> Assessed {
+    let Known { resident, catalog, key, mode, now } = known;
+    let upgrade = resident.plan().and_then(|plan| plan.content.upgrade_url.clone());
+    let mut charges: Vec<limit::Charge> = Vec::new();
+    let mut slots = Vec::new();
+    let mut ways: Vec<Way> = Vec::new();
+    let mut checks = Vec::new();
+    for (at, check) in question.checks.iter().enumerate() {
+        let asked =
+            Asked { mode, route: 0, feature: check.feature.as_ref(), meter: check.meter.as_ref(), cost: check.cost };
+        let way = resident.assess(catalog, &asked, now);
+        let unknown_meter = check.meter.as_ref().is_some_and(|meter| !catalog.meters.contains_key(meter));
+        let code = way.refusal.as_ref().map(|refusal| refusal.code).or(unknown_meter.then_some(Code::NotFound));
+        for charge in &way.charges {
+            slots.push((at, charge.slot));
+            match charges.iter_mut().find(|held| held.slot == charge.slot) {
+                Some(held) => held.cost = held.cost.saturating_add(charge.cost),
+                None => charges.push(*charge),
+            }
+        }
+        checks.push(Checked {
+            allowed: code.is_none(),
+            code: code.map(Code::name),
+            feature: check
+                .feature
+                .as_ref()
+                .map(|name| show(name, &resident.entitlement(catalog, name.as_str(), now))),
+            limits: Vec::new(),
+            retry_after_ms: None,
+            upgrade_url: code.and(upgrade.clone()),
+        });
+        ways.push(way);
+    }
+    let mut answer = Answer {
+        allowed: checks.iter().all(|check| check.allowed),
+        checks,
+        tenant: resident.tenant().tenant,
+        mode: mode.name(),
+        snapshot: snapshot(resident, now),
+        tier: Tier::Isolate.name(),
+        request_id: api.id,
+    };
+    if !answer.allowed || question.peek || charges.is_empty() {
+        bounds(resident, &ways, &mut answer);
+        if question.peek {
+            for (check, way) in answer.checks.iter_mut().zip(&ways) {
+                let short = way.charges.iter().any(|charge| resident.limits.remaining(charge.slot) < charge.cost);
+                if check.allowed && short {
+                    check.allowed = false;
+                    check.code = Some(Code::RateLimited.name());
+                }
+            }
+            answer.allowed = answer.checks.iter().all(|check| check.allowed);
+        }
+        return Assessed::Answer(Box::new(answer));
+    }
+    let exact = ways.iter().any(|way| {
+        way.meter.as_ref().is_some_and(|metering| metering.recording == crate::domain::catalog::Recording::Exact)
+    });
+    let admission = if exact { Admission::Ask } else { resident.limits.admit(&charges, now) };
+    match admission {
+        Admission::Admit => {
+            for way in &mut ways {
+                let Some(metering) = &way.meter else { continue };
+                let cost = metering.cost;
+                let paid = way.payer.map(|slot| (slot, resident.limits.payer(slot)));
+                let label = way.label(key, mode, &"/v1/check", now).to_owned();
+                resident.limits.count(paid, &label, cost);
+            }
+            answer.tier = Tier::Lease.name();
+            bounds(resident, &ways, &mut answer);
+            Assessed::Answer(Box::new(answer))
+        }
+        Admission::Deny { slot, code, retry_after_ms } => {
+            bounds(resident, &ways, &mut answer);
+            deny(&mut answer, &slots, slot, limit_code(code), retry_after_ms);
+            Assessed::Answer(Box::new(answer))
+        }
+        Admission::Ask => {
+            let id = OpId(isolate::random());
+            let events: Vec<serde_json::Value> = ways
+                .iter()
+                .enumerate()
+                .filter_map(|(at, way)| {
+                    let metering = way.meter.as_ref()?;
+                    let event = crate::domain::outbox::Event {
+                        source: "gate".to_owned(),
+                        id: format!("{id}-{at}"),
+                        meter: metering.meter.clone(),
+                        mode,
+                        quantity: metering.cost,
+                        at: now,
+                        period: resident.period(now),
+                        detail: serde_json::json!({ "key": key, "route": "/v1/check" }),
+                    };
+                    serde_json::to_value(event).ok()
+                })
+                .collect();
+            let event = limit::Event { id: id.to_string(), body: serde_json::Value::Array(events) };
+            let tenant = resident.tenant().tenant;
+            let (call, ticket) = resident.limits.take(id, None, &charges, Some(event), now);
+            bounds(resident, &ways, &mut answer);
+            Assessed::Ask(Box::new((tenant, call, ticket, answer, slots)))
+        }
+    }
+}
+
+fn bounds(resident: &Resident, ways: &[Way], answer: &mut Answer) {
+    for (check, way) in answer.checks.iter_mut().zip(ways) {
+        check.limits = way
+            .shown
+            .iter()
+            .map(|shown| Bound {
+                name: shown.name.to_string(),
+                tenant: shown.tenant,
+                level: shown.level,
+                quota: shown.quota,
+                remaining: resident.limits.remaining(shown.slot),
+                resets_at: shown.ends,
+            })
+            .collect();
+    }
+}
+
+fn deny(answer: &mut Answer, slots: &[(usize, limit::Slot)], slot: limit::Slot, code: Code, retry_after_ms: u64) {
+    answer.allowed = false;
+    for (at, held) in slots {
+        if *held == slot
+            && let Some(check) = answer.checks.get_mut(*at)
+        {
+            check.allowed = false;
+            check.code = Some(code.name());
+            check.retry_after_ms = Some(retry_after_ms);
+        }
+    }
+}
+
+async fn ask(
+    api: &Api,
+    tenant: TenantId,
+    call: limit::Call,
+    ticket: limit::Ticket,
+    mut answer: Answer,
+    slots: &[(usize, limit::Slot)],
+) -> Answer {
+    answer.tier = Tier::Limiter.name();
+    let said =
+        gate::within(WAIT_MS, ask_tenant::<LimitAnswer>(&api.env, &api.config, tenant, AskTenant::Limit(Box::new(call))))
+            .await;
+    let now = clock();
+    let reply = match said {
+        Some(Ok(said)) => Some(gate::learn(&api.config, tenant, said, now)),
+        Some(Err(_)) | None => None,
+    };
+    let limited = isolate::with(|isolate| {
+        let resident = isolate.gate.resident(tenant)?;
+        let verdict = resident.limits.verdict(ticket, reply.as_ref(), now);
+        let denied = match &verdict {
+            Limited::Deny(denial) => {
+                slots.iter().find(|(_, slot)| resident.limits.key(*slot) == Some(&denial.key)).map(|(_, slot)| *slot)
+            }
+            Limited::Admit | Limited::Unknown => None,
+        };
+        Some((verdict, denied))
+    });
+    match limited.flatten() {
+        Some((Limited::Admit, _)) => {}
+        Some((Limited::Deny(denial), slot)) => {
+            let code = limit_code(denial.code);
+            answer.allowed = false;
+            if let Some(slot) = slot {
+                deny(&mut answer, slots, slot, code, denial.retry_after_ms);
+            }
+        }
+        Some((Limited::Unknown, _)) | None => {
+            answer.allowed = false;
+            for check in &mut answer.checks {
+                check.allowed = false;
+                check.code = Some(Code::LimiterUnavailable.name());
+            }
+        }
+    }
+    answer
+}
+
+/// What the caller has used: from the ledger, and what is still on its way there.
+#[worker::send]
+async fn usage(State(api): State<Api>, headers: HeaderMap) -> Response {
+    match used(&api, &headers).await {
+        Ok(response) | Err(response) => response,
+    }
+}
+
+/// One meter's total of a usage period.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Total {
+    meter: String,
+    mode: String,
+    period_start: u64,
+    quantity: u64,
+    entries: u64,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Usage {
+    tenant: TenantId,
+    period_start: UnixMillis,
+    totals: Vec<Total>,
+    /// Events that are durable and not in the ledger yet.
+    pending: u64,
+    /// Units that leases hold now, by limit.
+    leased: Vec<(String, u64)>,
+    /// Units of expired leases that nobody reported: shown, never billed.
+    gap: Vec<(String, u64)>,
+    request_id: RequestId,
+}
+
+async fn used(api: &Api, headers: &HeaderMap) -> Result<Response, Response> {
+    let (tenant, shard, period) = known(api, headers, |known| {
+        (known.resident.tenant().tenant, known.resident.tenant().shard.clone(), known.resident.period(known.now))
+    })
+    .await?;
+    let usage = read_usage(api, tenant, &shard, period).await.map_err(|failure| api.problem(&failure))?;
+    Ok(api.json(StatusCode::OK, &usage))
+}
+
+/// What a tenant has used since `period`.
+pub(crate) async fn read_usage(
+    api: &Api,
+    tenant: TenantId,
+    shard: &crate::domain::name::ShardName,
+    period: UnixMillis,
+) -> Result<Usage, Failure> {
+    let database = Database::shard(&api.env, shard)?;
+    let totals = database.rows(shard::TOTALS, &[(&tenant.to_string()).into(), period.0.into()]).await?;
+    let books: Books = ask_tenant(&api.env, &api.config, tenant, AskTenant::Books)
+        .await
+        .map_err(|error| Failure::new(Code::Unavailable).because(error.to_string()))?;
+    Ok(Usage {
+        tenant,
+        period_start: period,
+        totals,
+        pending: books.outbox,
+        leased: books.leased,
+        gap: books.gap,
+        request_id: api.id,
+    })
+}
