@@ -579,7 +579,7 @@ impl Limiter {
         };
         let (on, was_used, was_returned) = (lease.on, lease.used, lease.returned);
         let used = report.used.min(lease.kept()).max(lease.used);
-        let returned = report.returned.min(lease.tokens - used).max(lease.returned);
+        let returned = report.returned.min(lease.tokens - used.max(lease.billed)).max(lease.returned);
         let Some(lease) = self.leases.get_mut(id) else {
             return true;
         };
@@ -641,7 +641,6 @@ impl Limiter {
         let billed = units.min(lease.kept().saturating_sub(lease.billed));
         if let Some(lease) = self.leases.get_mut(id) {
             lease.billed += billed;
-            // What is billed was spent, whether or not a report has said so.
         } else if let Some(Past(lease)) = self.past.get_mut(id) {
             lease.billed += billed;
         }
