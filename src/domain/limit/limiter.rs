@@ -716,7 +716,7 @@ impl Limiter {
         let mut take = share < 2 && !pooled;
         let mut on = None;
         if pooled {
-            self.allowances.get_mut(k)?.renewal.note(tokens.max(want / 4));
+            self.allowances.get_mut(k)?.renewal.note(tokens.max(want.div_ceil(4)));
             take = self.allowances.get(k)?.renewal.takes(now);
             (on, tokens, ttl_ms) = self.choose_piece(k, tokens, full_ttl, now);
         }

@@ -44,7 +44,7 @@ export const controls = [
 	["a child's own part is not set aside", 'limiter.rs', 'costs: own,\n                drawn: Vec::new(),', 'costs: own.into_iter().take(0).collect(),\n                drawn: Vec::new(),', 'adversaries::a_cost_larger'],
 	['a pool pays twice', 'pool.rs', 'piece.free -= part;\n', '', 'adversaries::a_take_from_several'],
 	['a change is not stored', 'table.rs', 'self.touched.insert(key);\n        Some(row)\n    }\n\n    pub(super) fn insert', 'Some(row)\n    }\n\n    pub(super) fn insert', 'schedules::no_schedule'],
-	['time runs backward', 'limiter.rs', 'if clock > before {', 'if clock != before {', 'adversaries::clocks_that_jump'],
+	['time runs backward', 'limiter.rs', ['if clock > before {', 'if to <= allowance.minted {'], ['if clock != before {', 'if to == allowance.minted {'], 'adversaries::clocks_that_jump'],
 	['parts of a token are dropped', 'limiter.rs', 'allowance.part = if whole >= room { 0 } else { u64::try_from(minted % parts).unwrap_or(0) };', 'allowance.part = 0;', 'adversaries::minting_is_exact'],
 	['a lease outlives its window', 'limiter.rs', 'full_ttl.min(ttl_within(life))', 'full_ttl.max(ttl_within(life).min(1))', 'adversaries::a_window_that_is_over'],
 	['what was given back is spent', 'isolate.rs', 'held.returned += held.left - kept;\n                held.left = kept;', 'held.returned += held.left - kept;\n                held.tokens += held.left - kept;', 'schedules::no_schedule'],
