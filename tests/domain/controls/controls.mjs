@@ -48,7 +48,7 @@ export const controls = [
 	['parts of a token are dropped', 'limiter.rs', 'allowance.part = if whole >= room { 0 } else { u64::try_from(minted % parts).unwrap_or(0) };', 'allowance.part = 0;', 'adversaries::minting_is_exact'],
 	['a lease outlives its window', 'limiter.rs', 'full_ttl.min(ttl_within(life))', 'full_ttl.max(ttl_within(life).min(1))', 'adversaries::a_window_that_is_over'],
 	['what was given back is spent', 'isolate.rs', 'held.returned += held.left - kept;\n                held.left = kept;', 'held.returned += held.left - kept;\n                held.tokens += held.left - kept;', 'schedules::no_schedule'],
-	['an answered ask is a new one, exhaustively', 'limiter.rs', 'if *seq == ask.seq => return *grant', 'if *seq == u64::MAX => return *grant', 'model::'],
-	['an expired lease gives back, exhaustively', 'limiter.rs', 'self.mint(k, ends);\n            if let Some(lease) = self.leases.remove((k, id)) {', 'self.mint(k, ends);\n            if let Some(lease) = self.leases.remove((k, id)) {\n                self.give_back(k, lease.open());', 'model::'],
-	['the memo of an op is ignored, exhaustively', 'limiter.rs', 'if let Some(memo) = self.memos.get(op.id()) {', 'if let Some(memo) = self.memos.get(op.id()).filter(|_| false) {', 'model::'],
+	['leased tokens left out of the sum, exhaustively', 'limiter.rs', 'leased + held.map(|cost| cost.1).sum::<u64>()', 'leased * 0 + held.map(|cost| cost.1).sum::<u64>()', 'model::'],
+	['a lease is spent after its deadline, exhaustively', 'isolate.rs', ['self.live.iter().any(|held| held.left >= cost && now < held.deadline)', 'if due > 0 && held.left >= due && now < held.deadline {'], ['self.live.iter().any(|held| held.left >= cost)', 'if due > 0 && held.left >= due {'], 'model::'],
+	['an ended piece pays, exhaustively', 'pool.rs', 'piece.returned += piece.free;\n                piece.free = 0;', '', 'model::'],
 ];
