@@ -48,8 +48,8 @@ pub enum Admission {
     Ask,
 }
 
-/// A TAKE under way. It is good for one verdict.
-#[derive(Debug)]
+/// A TAKE under way. It is good for one verdict; a clone is the same one, for a model that forks.
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct Ticket {
     id: OpId,

@@ -586,7 +586,7 @@ impl Limiter {
         };
         let (on, was_used, was_returned) = (lease.on, lease.used, lease.returned);
         let used = report.used.min(lease.kept()).max(lease.used);
-        let returned = report.returned.min(lease.tokens - used).max(lease.returned);
+        let returned = report.returned.min(lease.tokens - used.max(lease.billed)).max(lease.returned);
         let Some(lease) = self.leases.get_mut(id) else {
             return true;
         };
@@ -648,7 +648,6 @@ impl Limiter {
         let billed = units.min(lease.kept().saturating_sub(lease.billed));
         if let Some(lease) = self.leases.get_mut(id) {
             lease.billed += billed;
-            // What is billed was spent, whether or not a report has said so.
         } else if let Some(Past(lease)) = self.past.get_mut(id) {
             lease.billed += billed;
         }
@@ -724,7 +723,7 @@ impl Limiter {
         let mut take = share < 2 && !pooled;
         let mut on = None;
         if pooled {
-            self.allowances.get_mut(k)?.renewal.note(tokens.max(want / 4));
+            self.allowances.get_mut(k)?.renewal.note(tokens.max(want.div_ceil(4)));
             take = self.allowances.get(k)?.renewal.takes(now);
             (on, tokens, ttl_ms) = self.choose_piece(k, tokens, full_ttl, now);
         }

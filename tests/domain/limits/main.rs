@@ -5,7 +5,7 @@
 //! - `liveness`: large costs do get in;
 //! - `figures`: how much of the ideal is admitted, and for how many calls;
 //! - `model`: every schedule there is of a small world;
-//! - `hot`: what an admission costs.
+//! - `bench`: what an admission costs.
 //!
 //! `SEEDS=10000` runs all seeds, `SEED=17` one of them, printing its schedule.
 
