@@ -188,7 +188,9 @@ mod tests {
 
     #[test]
     fn labels_round_trip() {
-        for text in ["29916666 api_calls live key_000000001 GET /v1/{id}", "1 - test key_zzzzzzzzz refused rate_limited * /"] {
+        for text in
+            ["29916666 api_calls live key_000000001 GET /v1/{id}", "1 - test key_zzzzzzzzz refused rate_limited * /"]
+        {
             assert_eq!(text.parse::<Label>().unwrap().to_string(), text);
         }
         for text in ["", "1", "1 a live", "x a live key_000000001 r", "1 a dead key_000000001 r"] {

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
+use worker::Env;
 use worker::durable::State;
 use worker::worker_sys::DurableObjectState;
-use worker::Env;
 
 use super::config::Config;
-use super::storage::Tables;
 use super::promise::promise;
+use super::storage::Tables;
 use super::{isolate, publisher};
 use crate::domain::job::Job;
 use crate::domain::time::UnixMillis;
@@ -64,7 +64,6 @@ impl CatalogShell {
     }
 
     /// Does what is due. Never fails: what fails is tried again later.
-    #[must_use]
     pub fn alarm(&self) -> Promise {
         let object = Rc::clone(&self.0);
         promise(async move {

@@ -23,7 +23,7 @@ use super::promise::promise;
 use crate::domain::catalog::{Charge, Recording, Target};
 use crate::domain::decision::{Code, Fail, Mode, Tier};
 use crate::domain::document::DocumentKey;
-use crate::domain::gate::{Outcome, Refused, Request, Standpoint, Step, limit_code};
+use crate::domain::gate::{Outcome, Reason, Refused, Request, Standpoint, Step, limit_code};
 use crate::domain::id::TenantId;
 use crate::domain::limit::{self, Call, LeaseId, OpId, Tag, Ticket, Verdict as Limited, WAIT_MS};
 use crate::domain::resident::Shown;
@@ -45,7 +45,6 @@ pub(crate) fn clock() -> UnixMillis {
 
 /// Decides about a request, waiting for what it needs. The answer is a verdict, or `api`: the request is not for the gate.
 #[wasm_bindgen]
-#[must_use]
 pub fn gate(request: &web_sys::Request, env: Env, now: f64) -> Promise {
     let head = Head::of(request, instant(now));
     promise(async move {
@@ -136,7 +135,9 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> String {
             }
             Next::Ask(question) => {
                 let Question { tenant, id, call, ticket, settle } = *question;
-                let answer = within(WAIT_MS, ask_tenant::<LimitAnswer>(env, config, tenant, AskTenant::Limit(Box::new(call)))).await;
+                let answer =
+                    within(WAIT_MS, ask_tenant::<LimitAnswer>(env, config, tenant, AskTenant::Limit(Box::new(call))))
+                        .await;
                 let now = clock();
                 let reply = match answer {
                     Some(Ok(answer)) => Some(learn(config, tenant, answer, now)),
@@ -148,11 +149,11 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> String {
                     }
                     None => None,
                 };
-                let conclusion = isolate::with(|isolate| conclude(isolate, head, ticket, id, settle, reply.as_ref(), now));
+                let conclusion =
+                    isolate::with(|isolate| conclude(isolate, head, ticket, id, settle, reply.as_ref(), now));
                 match conclusion {
-                    Some(Conclusion::Done(text)) => return text,
                     Some(Conclusion::Unknown(_)) if !asked_twice => asked_twice = true,
-                    Some(Conclusion::Unknown(text)) => return text,
+                    Some(Conclusion::Done(text) | Conclusion::Unknown(text)) => return text,
                     None => break,
                 }
             }
@@ -191,11 +192,10 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
     let outcome = if serial { decide_serial(&mut standpoint, now) } else { standpoint.decide(now) };
     let mut verdict = Verdict::default();
     match outcome {
-        Outcome::Refuse { code, feature, limit } => {
-            tally::refused(&mut standpoint, code, now);
+        Outcome::Refuse(reason) => {
+            tally::refused(&mut standpoint, reason.code, now);
             behind(&mut standpoint, now, &mut verdict);
-            let (feature, limit) = (feature.as_ref(), limit.as_ref());
-            Next::Done(config.voice.refuse(&standpoint, code, feature, limit, Tier::Isolate, asked, verdict))
+            Next::Done(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
         }
         Outcome::Observed(code) => {
             tally::observed(&mut standpoint, code, now);
@@ -238,7 +238,7 @@ fn decide_serial(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Outcom
     let observes = standpoint.enforcement() == Mode::Observe;
     match standpoint.way(now).and_then(|(way, _)| way.refusal.clone()) {
         Some(refusal) if observes => Outcome::Observed(refusal.code),
-        Some(refusal) => Outcome::Refuse { code: refusal.code, feature: Some(refusal), limit: None },
+        Some(refusal) => Outcome::Refuse(Reason::feature(refusal)),
         None => Outcome::Ask,
     }
 }
@@ -304,23 +304,39 @@ fn conclude(
                 tally::observed(&mut standpoint, code, now);
                 behind(&mut standpoint, now, &mut verdict);
                 let free = (Release::Free, "");
-                return Conclusion::Done(config.voice.pass(&mut standpoint, Tier::Limiter, Some(code), free, asked, verdict));
+                return Conclusion::Done(config.voice.pass(
+                    &mut standpoint,
+                    Tier::Limiter,
+                    Some(code),
+                    free,
+                    asked,
+                    verdict,
+                ));
             }
             tally::refused(&mut standpoint, code, now);
             behind(&mut standpoint, now, &mut verdict);
             let shown = shown(&mut standpoint, &denial.key, now);
             let limit = shown.map(|shown| (shown, Some(denial.retry_after_ms)));
-            Conclusion::Done(config.voice.refuse(&standpoint, code, None, limit.as_ref(), Tier::Limiter, asked, verdict))
+            let reason = Reason { limit, ..Reason::new(code) };
+            Conclusion::Done(config.voice.refuse(&standpoint, &reason, Tier::Limiter, asked, verdict))
         }
         Limited::Unknown => {
             let code = Code::LimiterUnavailable;
             if observes || standpoint.fail() == Fail::Open {
                 tally::observed(&mut standpoint, code, now);
                 let free = (Release::Free, "");
-                return Conclusion::Unknown(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict));
+                return Conclusion::Unknown(config.voice.pass(
+                    &mut standpoint,
+                    Tier::Isolate,
+                    Some(code),
+                    free,
+                    asked,
+                    verdict,
+                ));
             }
             tally::refused(&mut standpoint, code, now);
-            Conclusion::Unknown(config.voice.refuse(&standpoint, code, None, None, Tier::Isolate, asked, verdict))
+            let reason = Reason::new(code);
+            Conclusion::Unknown(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
         }
     }
 }
@@ -355,10 +371,17 @@ pub(crate) fn learn(config: &Config, tenant: TenantId, answer: LimitAnswer, now:
 }
 
 /// Reads documents side by side; the code of what could not be read, if the walk cannot go on without it.
-async fn read_all(env: &Env, config: &Arc<Config>, head: &Head, keys: Vec<DocumentKey>, now: UnixMillis) -> Option<Code> {
+async fn read_all(
+    env: &Env,
+    config: &Arc<Config>,
+    head: &Head,
+    keys: Vec<DocumentKey>,
+    now: UnixMillis,
+) -> Option<Code> {
     let mut keys = keys;
     if keys.contains(&DocumentKey::Catalog)
-        && let Some(tenant) = isolate::with(|isolate| isolate.gate.foresee(&head.request(now), &config.api_keys)).flatten()
+        && let Some(tenant) =
+            isolate::with(|isolate| isolate.gate.foresee(&head.request(now), &config.api_keys)).flatten()
     {
         keys.push(DocumentKey::Tenant(tenant));
     }
@@ -375,8 +398,10 @@ async fn read_all(env: &Env, config: &Arc<Config>, head: &Head, keys: Vec<Docume
             }
             // What is here already goes on being used until its signed end.
             DocumentKey::Tenant(tenant) => {
-                let held = isolate::with(|isolate| isolate.gate.resident(*tenant).is_some_and(|held| !held.is_expired(now)));
-                if held != Some(true) {
+                let usable = isolate::with(|isolate| {
+                    isolate.gate.resident(*tenant).is_some_and(|resident| !resident.is_expired(now))
+                });
+                if usable != Some(true) {
                     return Some(code);
                 }
             }
@@ -406,7 +431,6 @@ fn refuse(config: &Config, code: Code, now: UnixMillis) -> String {
 
 /// Behind a reply: renews leases, reports use, reads documents anew; then stays until what is not spent was given back.
 #[wasm_bindgen]
-#[must_use]
 pub fn renew(what: &str, env: Env, now: f64) -> Promise {
     let behind = what.parse::<Behind>();
     promise(async move {
@@ -449,10 +473,9 @@ async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
     let until = now.plus(20_000);
     loop {
         let now = clock();
-        let wakes = isolate::with(|isolate| {
-            isolate.gate.resident(tenant).and_then(|resident| resident.limits.wakes_at())
-        })
-        .flatten();
+        let wakes =
+            isolate::with(|isolate| isolate.gate.resident(tenant).and_then(|resident| resident.limits.wakes_at()))
+                .flatten();
         let Some(wakes) = wakes.filter(|_| now < until) else { break };
         Delay::from(Duration::from_millis(wakes.since(now).clamp(20, 5_000))).await;
         report(env, config, tenant, clock()).await;
@@ -478,14 +501,12 @@ async fn report(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
 /// Records the use of a request that a lease paid for, beside the origin's work. `undefined` when it is safe; otherwise the
 /// verdict that takes the place of the origin's answer.
 #[wasm_bindgen]
-#[must_use]
 pub fn record(handle: String, env: Env) -> Promise {
     promise(async move { Ok(conclude_exact(&handle, &env, None).await) })
 }
 
 /// Charges a request by what its origin answered: `status`, 0 for no answer. `undefined` when that is safe.
 #[wasm_bindgen]
-#[must_use]
 pub fn settle(handle: String, status: u16, env: Env) -> Promise {
     promise(async move { Ok(conclude_exact(&handle, &env, Some((1..400).contains(&status))).await) })
 }

@@ -84,11 +84,13 @@ impl TenantShell {
         match ask {
             AskTenant::Limit(call) => self.0.limit(tenant, &call, now),
             AskTenant::Document => {
-                let signed = publisher::signed(&self.0.tables, &DocumentKey::Tenant(tenant)).map_err(|error| broken(&error))?;
+                let signed =
+                    publisher::signed(&self.0.tables, &DocumentKey::Tenant(tenant)).map_err(|error| broken(&error))?;
                 Ok(serde_json::to_string(&DocumentAnswer { signed })?)
             }
             AskTenant::Publish(publication) => {
-                let newer = publisher::publish(&self.0.tables, &self.0.config, &publication, now).map_err(|error| broken(&error))?;
+                let newer = publisher::publish(&self.0.tables, &self.0.config, &publication, now)
+                    .map_err(|error| broken(&error))?;
                 if newer {
                     *self.0.tenant.borrow_mut() = None;
                     self.0.tables.schedule(Job::Seal, now).map_err(|error| broken(&error))?;
@@ -111,7 +113,6 @@ impl TenantShell {
     }
 
     /// Sends a call to the parent's limiter; what it said is for [`Self::conclude`].
-    #[must_use]
     pub fn above(&self, upward: String) -> Promise {
         let object = Rc::clone(&self.0);
         promise(async move { object.above(&upward).await.map_err(JsValue::from) })
@@ -158,7 +159,6 @@ impl TenantShell {
     }
 
     /// Does what is due. Never fails: what fails is tried again later.
-    #[must_use]
     pub fn alarm(&self) -> Promise {
         let object = Rc::clone(&self.0);
         promise(async move {
@@ -213,7 +213,8 @@ impl TenantObject {
         struct Owner {
             tenant: TenantId,
         }
-        let owners: Vec<Owner> = self.tables.rows("SELECT tenant FROM owner", vec![]).map_err(|error| broken(&error))?;
+        let owners: Vec<Owner> =
+            self.tables.rows("SELECT tenant FROM owner", vec![]).map_err(|error| broken(&error))?;
         match owners.first() {
             Some(owner) if owner.tenant == tenant => Ok(()),
             Some(_) => Err(JsError::new("a message for another tenant's object")),
