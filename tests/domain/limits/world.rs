@@ -620,7 +620,8 @@ impl World {
                 let isolate = &mut self.stations[site].isolate;
                 let (call, ticket) = if reserve {
                     self.counts.reserved += 1;
-                    isolate.reserve(op, &charged, None, 3_000, false, now)
+                    // A lost COMMIT must not give back what was used; a lost VOID only wastes.
+                    isolate.reserve(op, &charged, None, 3_000, true, now)
                 } else {
                     isolate.take(op, tag, &charged, None, now)
                 };
