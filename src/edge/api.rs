@@ -34,14 +34,14 @@ use crate::domain::document::DocumentKey;
 use crate::domain::feature::Entitlement;
 use crate::domain::gate::{Caller, Refused, Request};
 use crate::domain::id::{KeyId, RequestId, TenantId};
-use crate::domain::limit::{OpId, WAIT_MS};
+use crate::domain::limit::OpId;
 use crate::domain::name::{FeatureName, MeterName};
 use crate::domain::plan::Plan;
 use crate::domain::resident::Resident;
 use crate::domain::time::UnixMillis;
 use crate::portal;
 use crate::wire::json;
-use crate::wire::object::{AskTenant, Books, LimitAnswer};
+use crate::wire::object::{AskTenant, Books};
 use crate::wire::problem::{self, Fault, Problem, Snapshot};
 use crate::wire::sql::shard;
 
@@ -565,8 +565,7 @@ impl Answer {
 /// Asks the limiter what only it can decide, and brings the answer up to that.
 async fn ask(api: &Api, pending: Pending, mut findings: Vec<Finding>, answer: &mut Answer) {
     let Pending { tenant, call, ticket } = pending;
-    let said = ask_tenant::<LimitAnswer>(&api.env, &api.config, tenant, AskTenant::Limit(Box::new(call)));
-    let said = gate::within(WAIT_MS, said).await;
+    let said = gate::insist(&api.env, &api.config, tenant, call).await;
     let now = clock();
     let reply = said.and_then(Result::ok).map(|said| gate::learn(&api.config, tenant, said, now));
     isolate::with(|isolate| {
