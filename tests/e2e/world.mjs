@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import http from "node:http";
-import { operator, worker } from "./harness.mjs";
+import { operator, until, worker } from "./harness.mjs";
 
 /** An origin that answers with what it was sent. Under /special/ it does what origins also do. */
 export const ECHO = `
@@ -26,6 +26,7 @@ export default {
         const status = Number(url.searchParams.get("is"));
         return new Response([204, 304].includes(status) ? null : "said " + status, { status, headers: { "x-origin": "yes", location: "/elsewhere" } });
       }
+      case "/exact/pipe":
       case "/special/pipe": return new Response(request.body, { headers: { "content-type": "application/octet-stream" } });
       case "/special/count": {
         let bytes = 0, chunks = 0;
@@ -104,6 +105,9 @@ export async function world({ features = FEATURES, meters = METERS, origins, pla
   const sold = origins ?? { default: { target: { service: "ECHO" }, unmatched: "deny", routes: ROUTES } };
   for (const [name, origin] of Object.entries(sold)) await op("PUT", `/origins/${name}`, origin);
   for (const [name, plan] of Object.entries(plans)) await op("POST", `/plans/${name}/versions`, plan);
+  // A gate that is asked before KV shows the catalog would keep the one before for its soft TTL.
+  const { serial } = await op("GET", "/catalog");
+  await until("KV shows the catalog", async () => payload(await local.documents().then((kv) => kv.get("catalog")))?.serial === serial);
   let made = 0;
   const tenant = (plan = "free", more = {}) =>
     op("POST", "/tenants", { slug: `tenant-${++made}-${Math.random().toString(36).slice(2, 8)}`, name: "A Tenant", plan, ...more });
@@ -162,6 +166,9 @@ export function counter(...bindings) {
     calls: (binding, ...methods) => calls.filter((call) => call.binding === binding && (!methods.length || methods.includes(call.method))),
   };
 }
+
+/** What a signed document says; nothing is verified. */
+export const payload = (signed) => signed && JSON.parse(Buffer.from(signed.split(".")[1], "base64url"));
 
 export const sha256 = (text) => createHash("sha256").update(text).digest("hex");
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
