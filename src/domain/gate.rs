@@ -4,6 +4,7 @@
 //! backward; each step either decides or says what is missing. Nothing here waits: a caller that is told what is missing
 //! fetches it and walks again.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
@@ -19,6 +20,7 @@ use super::path::{CanonicalPath, NotCanonical, Url};
 use super::plan::Plan;
 use super::resident::{Asked, HeldPlan, Refusal, Resident, Shown, Standing, Way};
 use super::route::{InvalidRoutes, Method, Route, RouteTable, Routed};
+use super::tally::Behind;
 use super::tenant::Tenant;
 use super::time::UnixMillis;
 
@@ -63,7 +65,8 @@ struct Known {
 pub struct Compiled {
     document: Document<Catalog>,
     read_at: UnixMillis,
-    refresh_at: UnixMillis,
+    /// When to look for a newer one; pushed on while someone is looking.
+    refresh_at: Cell<UnixMillis>,
     origins: Vec<CompiledOrigin>,
     hosts: BTreeMap<Box<str>, usize>,
     default: Option<usize>,
@@ -89,6 +92,8 @@ pub struct Request<'a> {
     pub api_key: &'a str,
     /// The value of `Authorization`; empty where there is none.
     pub authorization: &'a str,
+    /// Whether whoever asks can wait for a document. The warm path cannot, and leaves looking for one to who can.
+    pub waits: bool,
     /// Whether it has `Access-Control-Request-Method`. Unknown on the warm path, which leaves `OPTIONS` alone.
     pub preflight: bool,
     /// When it arrived.
@@ -134,19 +139,22 @@ pub struct Refused<'g> {
     pub resident: Option<&'g Resident>,
     /// Who decided.
     pub tier: Tier,
+    /// What is to be done behind the reply.
+    pub behind: Option<Behind>,
 }
 
 impl<'g> Refused<'g> {
     /// A refusal for `code`, of someone not yet known.
     #[must_use]
     pub const fn new(code: Code) -> Self {
-        Self { code, path: None, resident: None, tier: Tier::Isolate }
+        Self { code, path: None, resident: None, tier: Tier::Isolate, behind: None }
     }
 
-    /// Of this tenant.
+    /// Of this tenant, by what `catalog` says. What refuses it may have been changed, so that is looked for behind the
+    /// refusal, as behind any reply.
     #[must_use]
-    pub fn of(self, resident: &'g Resident) -> Self {
-        Self { resident: Some(resident), ..self }
+    pub fn of(self, resident: &'g mut Resident, catalog: &Compiled, now: UnixMillis) -> Self {
+        Self { behind: Behind::of(resident, catalog, now), resident: Some(resident), ..self }
     }
 }
 
@@ -166,8 +174,8 @@ pub struct Standpoint<'g, 'r> {
     pub number: usize,
     /// The catalog it was decided from.
     pub catalog: &'g Catalog,
-    /// Whether the catalog should be read anew behind this reply.
-    pub stale_catalog: bool,
+    /// The same, with its age.
+    pub held: &'g Compiled,
 }
 
 impl Gate {
@@ -191,11 +199,9 @@ impl Gate {
     pub fn walk<'g, 'r>(&'g mut self, request: &Request<'r>, ring: &KeyRing) -> Step<'g, 'r> {
         let now = request.now;
         let Some(url) = Url::split(request.url) else { return Step::Refuse(Refused::new(Code::NotFound)) };
-        let Some(catalog) = self.catalog.as_mut().filter(|catalog| now < catalog.document.expires) else {
+        let Some(catalog) = self.catalog.as_ref().filter(|catalog| now < catalog.document.expires) else {
             return Step::Missing(vec![DocumentKey::Catalog]);
         };
-        let stale_catalog = catalog.wants_refresh(now);
-        let catalog = &*catalog;
 
         let (origin, path) = match catalog.locate(&url) {
             Ok(Some(found)) => found,
@@ -217,7 +223,7 @@ impl Gate {
             Ok(text) => text,
             Err(code) => return Step::Refuse(Refused::new(code)),
         };
-        let (place, standing) = match identify(&mut self.keys, &mut self.residents, &self.absent, ring, text, now) {
+        let (place, standing) = match identify(&mut self.keys, &mut self.residents, &self.absent, ring, text, request) {
             Identified::As(place, standing) => (place, standing),
             Identified::Not(code) => return Step::Refuse(Refused::new(code)),
             Identified::Unread(tenant) => {
@@ -234,18 +240,19 @@ impl Gate {
         self.hits += 1;
         let (key, mode) = match standing {
             Standing::Good(key, mode) => (key, mode),
-            Standing::Bad(code) => return Step::Refuse(Refused::new(code).of(resident)),
+            Standing::Bad(code) => return Step::Refuse(Refused::new(code).of(resident, catalog, now)),
         };
         if !resident.serves() {
-            return Step::Refuse(Refused::new(Code::TenantSuspended).of(resident));
+            return Step::Refuse(Refused::new(Code::TenantSuspended).of(resident, catalog, now));
         }
 
         let (route, number) = match origin.table.route(method, &passage.path) {
             Routed::Rule(place, route) => (Some(route), origin.first + place),
             Routed::Allowed => (None, origin.first + origin.table.routes().len()),
-            Routed::Denied => return Step::Refuse(Refused::new(Code::RouteDenied).of(resident)),
+            Routed::Denied => return Step::Refuse(Refused::new(Code::RouteDenied).of(resident, catalog, now)),
             Routed::Refused(why) => {
-                return Step::Refuse(Refused { path: Some(why), ..Refused::new(Code::PathNotCanonical).of(resident) });
+                let refused = Refused::new(Code::PathNotCanonical).of(resident, catalog, now);
+                return Step::Refuse(Refused { path: Some(why), ..refused });
             }
         };
         Step::Way(Standpoint {
@@ -256,7 +263,7 @@ impl Gate {
             route,
             number,
             catalog: &catalog.document.body,
-            stale_catalog,
+            held: catalog,
         })
     }
 
@@ -270,7 +277,7 @@ impl Gate {
             Ok(text) => text,
             Err(code) => return Caller::Refused(Refused::new(code)),
         };
-        let (place, standing) = match identify(&mut self.keys, &mut self.residents, &self.absent, ring, text, now) {
+        let (place, standing) = match identify(&mut self.keys, &mut self.residents, &self.absent, ring, text, request) {
             Identified::As(place, standing) => (place, standing),
             Identified::Not(code) => return Caller::Refused(Refused::new(code)),
             Identified::Unread(tenant) => return Caller::Missing(vec![DocumentKey::Tenant(tenant)]),
@@ -285,8 +292,8 @@ impl Gate {
             Standing::Good(key, mode) if resident.serves() => {
                 Caller::Known { resident, catalog: &catalog.document.body, key, mode }
             }
-            Standing::Good(..) => Caller::Refused(Refused::new(Code::TenantSuspended).of(resident)),
-            Standing::Bad(code) => Caller::Refused(Refused::new(code).of(resident)),
+            Standing::Good(..) => Caller::Refused(Refused::new(Code::TenantSuspended).of(resident, catalog, now)),
+            Standing::Bad(code) => Caller::Refused(Refused::new(code).of(resident, catalog, now)),
         }
     }
 
@@ -303,6 +310,12 @@ impl Gate {
     pub fn resident(&mut self, tenant: TenantId) -> Option<&mut Resident> {
         let place = self.residents.find(&tenant)?;
         self.residents.get(place)
+    }
+
+    /// What is to be done behind a reply to this tenant, if anything.
+    pub fn behind(&mut self, tenant: TenantId, now: UnixMillis) -> Option<Behind> {
+        let place = self.residents.find(&tenant)?;
+        Behind::of(self.residents.get(place)?, self.catalog.as_ref()?, now)
     }
 
     /// How many tenants are here, and the bytes they are counted with.
@@ -329,7 +342,7 @@ impl Gate {
         if let Some(held) = known {
             held.document.expires = held.document.expires.max(document.expires);
             held.read_at = now;
-            held.refresh_at = now.plus(CATALOG_SOFT_TTL_MS);
+            held.refresh_at.set(now.plus(CATALOG_SOFT_TTL_MS));
             return Ok(());
         }
         self.catalog = Some(Compiled::new(document, now)?);
@@ -503,8 +516,9 @@ fn identify(
     absent: &BTreeMap<TenantId, UnixMillis>,
     ring: &KeyRing,
     text: &str,
-    now: UnixMillis,
+    request: &Request<'_>,
 ) -> Identified {
+    let now = request.now;
     if let Some(known) = keys.get(text) {
         match residents.get(known.resident) {
             Some(resident) if resident.is_expired(now) => return Identified::Unread(known.tenant),
@@ -536,7 +550,8 @@ fn identify(
     } else {
         // Made by Tollgate, and not in the document: perhaps younger than it. Its owner is asked, once in five seconds.
         resident.hear(resident.serial() + 1, now);
-        if resident.wants_refresh(now) {
+        let looks = if request.waits { resident.wants_refresh(now) } else { resident.is_stale(now) };
+        if looks {
             return Identified::Unread(tenant);
         }
     }
@@ -589,7 +604,7 @@ impl Compiled {
             first += routes + 1;
         }
         let default = origins.iter().position(|origin| origin.name.as_str() == DEFAULT_ORIGIN);
-        Ok(Self { document, read_at: now, refresh_at: now.plus(CATALOG_SOFT_TTL_MS), origins, hosts, default })
+        Ok(Self { document, read_at: now, refresh_at: Cell::new(now.plus(CATALOG_SOFT_TTL_MS)), origins, hosts, default })
     }
 
     /// The catalog itself.
@@ -611,10 +626,10 @@ impl Compiled {
     }
 
     /// Whether to look for a newer one behind this reply. True once in five seconds while nobody finds one.
-    fn wants_refresh(&mut self, now: UnixMillis) -> bool {
-        let wants = now >= self.refresh_at;
+    pub fn wants_refresh(&self, now: UnixMillis) -> bool {
+        let wants = now >= self.refresh_at.get();
         if wants {
-            self.refresh_at = now.plus(5_000);
+            self.refresh_at.set(now.plus(5_000));
         }
         wants
     }
