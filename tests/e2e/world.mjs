@@ -61,7 +61,6 @@ export default {
         headers.append("set-cookie", "b=2");
         return new Response("ok", { headers });
       }
-      case "/special/throw": throw new Error("the origin is down");
     }
     return Response.json(await told(request));
   },
