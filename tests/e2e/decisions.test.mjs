@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { figures, size, until } from "./harness.mjs";
-import { ask, counter, each, sleep, told, world } from "./world.mjs";
+import { ask, counter, each, payload, sleep, told, world } from "./world.mjs";
 
 const counted = counter("DOCUMENTS", "TENANT");
 const { local, op, tenant, cold } = await world({
@@ -106,13 +106,14 @@ test("a kill switch beats plan and override, and lifted, they speak again", asyn
 });
 
 test("a plan edit reaches every tenant of the plan by exactly two KV writes", async () => {
-  const many = size(1000, 100);
+  const many = size(1000, 60);
   await op("POST", "/plans/team/versions", { title: "Team", features: { analytics: false } });
   const tenants = [];
   await each(many, 16, async () => tenants.push(await tenant("team")));
   await settled();
   counted.forget();
-  await op("POST", "/plans/team/versions", { title: "Team", features: { analytics: true } });
+  const { serial } = await op("POST", "/plans/team/versions", { title: "Team", features: { analytics: true } });
+  await until("KV shows the new catalog", async () => payload(await (await local.documents()).get("catalog")).serial === serial);
   await settled();
   assert.deepEqual(counted.calls("DOCUMENTS", "put", "delete").map(({ method, detail }) => `${method} ${detail}`), ["put plan/team/2", "put catalog"]);
   const gate = cold();

@@ -10,7 +10,7 @@ import { ask, counter, payload, random, sleep, world } from "./world.mjs";
 let ownersAnswer = true;
 const counted = counter("DOCUMENTS");
 const { local, op, tenant, cold } = await world({
-  gates: size(60, 40),
+  gates: size(20, 10),
   watch: { ...counted.watch, TENANT: (call) => (ownersAnswer || call.phase !== "before" ? undefined : "cut off"), CATALOG: (call) => (ownersAnswer || call.phase !== "before" ? undefined : "cut off") },
   plans: { free: { title: "Free", features: { reports: true } }, pro: { title: "Pro", features: { reports: true, analytics: true } } },
   origins: { default: { target: { service: "ECHO" }, unmatched: "deny", routes: [{ method: "GET", path: "/v1/reports", feature: "reports" }, { method: "GET", path: "/v1/analytics", feature: "analytics" }] } },
@@ -41,39 +41,42 @@ const flipped = (text, bit) => {
   bytes[bit >> 3] ^= 1 << (bit & 7);
   return bytes.toString("latin1");
 };
-const upgraded = { body: { ...payload(good.free).body, subscription: payload(good.pro).body.subscription } };
-/** What an attacker who writes to KV would put in place of the free tenant's document. */
+const upgraded = (signed) => ({ body: { ...payload(signed).body, subscription: payload(good.pro).body.subscription } });
+/** What an attacker who writes to KV would put in place of a free tenant's document, `signed`. */
 const FORGERIES = {
-  "another tenant's document, whole": () => good.pro,
-  "a plan in its place": () => good.plan,
-  "the catalog in its place": () => good.catalog,
-  "an upgrade under the old signature": () => [good.free.split(".")[0], sign(good.free, { payload: upgraded }).split(".")[1], good.free.split(".")[2]].join("."),
-  "an upgrade signed with another secret": () => sign(good.free, { payload: upgraded, secret: Buffer.alloc(32, 1) }),
-  "an upgrade without a signature": () => sign(good.free, { payload: upgraded, mac: "" }),
-  "alg none": () => sign(good.free, { payload: upgraded, header: { alg: "none" }, mac: "" }),
-  "alg none, signed all the same": () => sign(good.free, { payload: upgraded, header: { alg: "none" } }),
-  "alg HS512": () => sign(good.free, { payload: upgraded, header: { alg: "HS512" }, hash: "sha512" }),
-  "alg in lower case": () => sign(good.free, { payload: upgraded, header: { alg: "hs256" } }),
-  "an unknown key id": () => sign(good.free, { payload: upgraded, header: { kid: "2" } }),
-  "no key id": () => sign(good.free, { payload: upgraded, header: { kid: undefined } }),
-  "a key that it brings along": () => sign(good.free, { payload: upgraded, header: { jwk: { kty: "oct", k: Buffer.alloc(32, 1).toString("base64url") } }, secret: Buffer.alloc(32, 1) }),
-  "another type": () => sign(good.free, { payload: upgraded, header: { typ: "JWT" } }),
-  "expired, well signed": () => sign(good.free, { payload: { ...upgraded, exp: Math.floor(Date.now() / 1000) - 1 } }),
-  "well signed, for another key": () => sign(good.free, { payload: { ...upgraded, key: names.pro } }),
-  "well signed, for itself, about another tenant": () => sign(good.free, { payload: { body: payload(good.pro).body } }),
-  "well signed, of no known shape": () => sign(good.free, { payload: { body: { tenant: free.id, plan: "pro" } } }),
-  "nothing": () => "",
-  "noise": () => "\u0000\u0001.\u0002.\u0003",
-  "two signatures": () => `${good.free}.${good.free.split(".")[2]}`,
+  "another tenant's document, whole": (signed) => good.pro,
+  "a plan in its place": (signed) => good.plan,
+  "the catalog in its place": (signed) => good.catalog,
+  "an upgrade under the old signature": (signed) => [signed.split(".")[0], sign(signed, { payload: upgraded(signed) }).split(".")[1], signed.split(".")[2]].join("."),
+  "an upgrade signed with another secret": (signed) => sign(signed, { payload: upgraded(signed), secret: Buffer.alloc(32, 1) }),
+  "an upgrade without a signature": (signed) => sign(signed, { payload: upgraded(signed), mac: "" }),
+  "alg none": (signed) => sign(signed, { payload: upgraded(signed), header: { alg: "none" }, mac: "" }),
+  "alg none, signed all the same": (signed) => sign(signed, { payload: upgraded(signed), header: { alg: "none" } }),
+  "alg HS512": (signed) => sign(signed, { payload: upgraded(signed), header: { alg: "HS512" }, hash: "sha512" }),
+  "alg in lower case": (signed) => sign(signed, { payload: upgraded(signed), header: { alg: "hs256" } }),
+  "an unknown key id": (signed) => sign(signed, { payload: upgraded(signed), header: { kid: "2" } }),
+  "no key id": (signed) => sign(signed, { payload: upgraded(signed), header: { kid: undefined } }),
+  "a key that it brings along": (signed) => sign(signed, { payload: upgraded(signed), header: { jwk: { kty: "oct", k: Buffer.alloc(32, 1).toString("base64url") } }, secret: Buffer.alloc(32, 1) }),
+  "another type": (signed) => sign(signed, { payload: upgraded(signed), header: { typ: "JWT" } }),
+  "expired, well signed": (signed) => sign(signed, { payload: { ...upgraded(signed), exp: Math.floor(Date.now() / 1000) - 1 } }),
+  "well signed, for another key": (signed) => sign(signed, { payload: { ...upgraded(signed), key: names.pro } }),
+  "well signed, for itself, about another tenant": (signed) => sign(signed, { payload: { body: payload(good.pro).body } }),
+  "well signed, of no known shape": (signed) => sign(signed, { payload: { body: { tenant: payload(signed).body.tenant, plan: "pro" } } }),
+  "nothing": (signed) => "",
+  "noise": (signed) => "\u0000\u0001.\u0002.\u0003",
+  "two signatures": (signed) => `${signed}.${signed.split(".")[2]}`,
 };
 
-test("a cold gate refuses every forgery and asks the owner, so the answer is right all the same", async () => {
+test("a gate to which the tenant is new refuses every forgery and asks the owner, so the answer is right all the same", async () => {
   for (const [what, forge] of Object.entries(FORGERIES)) {
-    await kv.put(names.free, forge());
-    const answer = await get(cold(), free.api_key);
-    assert.deepEqual([answer.status, answer.json.code, answer.json.tenant], [403, "feature_not_available", free.id], `${what}: ${answer.text}`);
+    const victim = await tenant("free");
+    const name = `tenant/${victim.id}`;
+    const forged = forge(await stored(name));
+    await kv.put(name, forged);
+    const answer = await get(local.url, victim.api_key);
+    assert.deepEqual([answer.status, answer.json.code, answer.json.tenant], [403, "feature_not_available", victim.id], `${what}: ${answer.text}`);
+    assert.equal(await kv.get(name), forged, "it was there to be read");
   }
-  await kv.put(names.free, good.free);
   figures({ forgeries_refused: Object.keys(FORGERIES).length });
 });
 
@@ -84,7 +87,7 @@ test("where the owner does not answer either, a cold gate says so and serves not
   try {
     // One gate for all of them: what is not trusted is not kept, so each is read.
     for (const [what, forge] of Object.entries(FORGERIES)) {
-      await kv.put(names.free, forge());
+      await kv.put(names.free, forge(good.free));
       const { status, json } = await get(gate, free.api_key);
       assert.equal(status, 503, `${what}: ${JSON.stringify(json)}`);
       assert.match(json.code, /^snapshot_(untrusted|expired|unavailable)$/, what);
@@ -99,7 +102,7 @@ test("where the owner does not answer either, a cold gate says so and serves not
 test("a flipped bit anywhere in a document is refused", async () => {
   const bits = good.free.length * 8;
   const rnd = random(11);
-  const chosen = process.env.TOLLGATE_FULL ? Array.from({ length: bits }, (_, bit) => bit) : Array.from({ length: 400 }, () => Math.floor(rnd() * bits));
+  const chosen = process.env.TOLLGATE_FULL ? Array.from({ length: bits }, (_, bit) => bit) : Array.from({ length: 200 }, () => Math.floor(rnd() * bits));
   const gate = cold();
   assert.equal((await get(gate, pro.api_key)).status, 200);
   ownersAnswer = false;
@@ -127,7 +130,7 @@ test("a tampered catalog or plan is never served: the owner is asked, or the gat
   };
   for (const [name, ways] of Object.entries(forged)) {
     const was = await kv.get(name);
-    for (const forge of ways) {
+    for (const forge of ways.slice(0, size(3, 1))) {
       await kv.put(name, forge(was));
       const gate = cold();
       assert.deepEqual([(await get(gate, free.api_key)).status, (await get(gate, pro.api_key)).status], [403, 200], name);
@@ -157,7 +160,7 @@ test("a gate that holds the last good document keeps it over whatever KV says me
   ownersAnswer = false;
   try {
     for (const forge of [() => old, ...Object.values(FORGERIES)]) {
-      await kv.put(names.free, forge());
+      await kv.put(names.free, forge(good.free));
       await get(young, stranger.api_key);
       const { status, json } = await get(young, free.api_key);
       assert.deepEqual([status, json.origin], [200, "echo"], "the last good document still answers");

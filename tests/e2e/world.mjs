@@ -140,7 +140,8 @@ export function ask(base, path, { method = "GET", headers = {}, body, key, host 
         resolve({ status: response.statusCode, headers: response.headers, raw: response.rawHeaders, text, json });
       });
     });
-    request.on("error", reject);
+    // A kept connection may be closed at the moment it is used again; nothing was asked then.
+    request.on("error", (error) => (request.reusedSocket && error.code === "ECONNRESET" ? resolve(ask(base, path, { method, headers, body, key, host })) : reject(error)));
     request.end(body);
   });
 }
