@@ -3,7 +3,7 @@
 //! Invariant: a body is read within its bound, and strictly, before anything is done for it; every answer that refuses is a
 //! problem.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody as _};
@@ -58,8 +58,7 @@ pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
     pub(crate) now: UnixMillis,
     pub(crate) id: RequestId,
-    /// What the handler found is to be done behind the reply.
-    behind: Arc<Mutex<Option<Behind>>>,
+    context: Arc<Context>,
 }
 
 /// Why a call of the API failed: a problem to be.
@@ -105,6 +104,13 @@ impl From<super::d1::Abort> for Failure {
 }
 
 impl Api {
+    /// Does what is to be done behind the reply, once it is out.
+    fn after(&self, behind: Option<Behind>) {
+        let Some(behind) = behind else { return };
+        let (env, config) = (self.env.clone(), Arc::clone(&self.config));
+        self.context.wait_until(async move { gate::renewed(&env, &config, behind, clock()).await });
+    }
+
     /// A problem as a response.
     pub(crate) fn problem(&self, failure: &Failure) -> Response {
         let problem = Problem {
@@ -172,8 +178,7 @@ async fn fetch(request: HttpRequest, env: Env, context: Context) -> worker::Resu
     let now = clock();
     let config = isolate::ready(&env)?;
     let id = isolate::with(|isolate| isolate.request_id(now)).unwrap_or_else(|| RequestId::new(now, isolate::random()));
-    let behind = Arc::new(Mutex::new(None));
-    let api = Api { env: env.clone(), config: Arc::clone(&config), now, id, behind: Arc::clone(&behind) };
+    let api = Api { env, config, now, id, context: Arc::new(context) };
     let routes = Router::new()
         .route("/healthz", get(health))
         .route("/problems/{code}", get(page))
@@ -184,11 +189,7 @@ async fn fetch(request: HttpRequest, env: Env, context: Context) -> worker::Resu
         .nest("/v1/admin", operator::routes())
         .method_not_allowed_fallback(wrong_method)
         .fallback(nothing_here);
-    let response = routes.with_state(api).call(request).await?;
-    if let Some(behind) = behind.lock().ok().and_then(|mut behind| behind.take()) {
-        context.wait_until(async move { gate::renewed(&env, &config, behind, now).await });
-    }
-    Ok(response)
+    Ok(routes.with_state(api).call(request).await?)
 }
 
 /// Every minute: carries what a crash left.
@@ -271,17 +272,26 @@ async fn known<T>(api: &Api, headers: &HeaderMap, mut then: impl FnMut(Known<'_>
     let (api_key, authorization) = (header("x-api-key"), header("authorization"));
     for _ in 0..6 {
         let now = clock();
-        let request =
-            Request { method: "", url: "", api_key: &api_key, authorization: &authorization, preflight: false, now };
+        let request = Request {
+            method: "",
+            url: "",
+            api_key: &api_key,
+            authorization: &authorization,
+            waits: true,
+            preflight: false,
+            now,
+        };
         let step = isolate::with(|isolate| match isolate.gate.caller(&request, &isolate.config.api_keys) {
-            Caller::Known { resident, catalog, key, mode, stale_catalog } => {
-                let value = then(Known { resident: &mut *resident, catalog, key, mode, now });
-                if let Ok(mut behind) = api.behind.lock() {
-                    *behind = Behind::of(resident, stale_catalog, now);
-                }
+            Caller::Known { resident, catalog, key, mode } => {
+                let tenant = resident.tenant().tenant;
+                let value = then(Known { resident, catalog, key, mode, now });
+                api.after(isolate.gate.behind(tenant, now));
                 Ok(value)
             }
-            Caller::Refused(refused) => Err(Err(refusal(api, &refused))),
+            Caller::Refused(refused) => {
+                api.after(refused.behind);
+                Err(Err(refusal(api, &refused)))
+            }
             Caller::Missing(keys) => Err(Ok(keys)),
         });
         let missing = match step {
@@ -478,6 +488,10 @@ struct Bound {
 /// 1. 401 unless the key is good. 2. 400, 413 or 422 unless the body is sound. 3. 200, whatever is decided: `allowed` says it.
 #[worker::send]
 async fn answer(State(api): State<Api>, headers: HeaderMap, body: Body) -> Response {
+    // Strangers learn nothing about bodies, and none of theirs is read.
+    if let Err(response) = known(&api, &headers, |_| ()).await {
+        return response;
+    }
     let question = match read_body(&headers, body, QUESTION).await.and_then(|bytes| question(&bytes)) {
         Ok(question) => question,
         Err(failure) => return api.problem(&failure),

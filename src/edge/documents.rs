@@ -59,6 +59,20 @@ pub(crate) async fn read(env: &Env, config: &Config, key: &DocumentKey, now: Uni
     }
 }
 
+/// Reads `key` from its owner, whatever KV shows: for the isolate that has just changed it, which would otherwise go on with
+/// what it read before.
+pub(crate) async fn read_own_change(env: &Env, config: &Config, key: &DocumentKey, now: UnixMillis) {
+    match from_owner(env, config, key).await {
+        Ok(Some(text)) => {
+            if let Err(untrusted) = take(config, key, &text, true, now) {
+                console_error!("{key}, from its owner: not trusted: {untrusted}");
+            }
+        }
+        Ok(None) => {}
+        Err(message) => console_error!("owner of {key}: {message}"),
+    }
+}
+
 async fn from_kv(env: &Env, key: &DocumentKey) -> worker::Result<Option<String>> {
     Ok(env.kv("DOCUMENTS")?.get(&key.to_string()).text().await?)
 }

@@ -19,7 +19,7 @@ use worker::{Date, Delay, Env, console_error};
 
 use super::config::Config;
 use super::documents::{self, Read};
-use super::door::{behind, instant};
+use super::door::{behind, behind_refusal, instant};
 use super::isolate;
 use super::object::{Unreachable, ask_tenant};
 use super::promise::promise;
@@ -94,6 +94,7 @@ impl Head {
             url: &self.url,
             api_key: &self.api_key,
             authorization: &self.authorization,
+            waits: true,
             preflight: self.preflight,
             now,
         }
@@ -205,7 +206,11 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         Step::Elsewhere => return Next::Done("api".to_owned()),
         Step::Missing(keys) => return Next::Read(keys),
         Step::Preflight(passage) => return Next::Done(config.voice.preflight(&passage, Verdict::default())),
-        Step::Refuse(refused) => return Next::Done(config.voice.refusal(&refused, asked, Verdict::default())),
+        Step::Refuse(refused) => {
+            let mut verdict = Verdict::default();
+            behind_refusal(&refused, &mut verdict);
+            return Next::Done(config.voice.refusal(&refused, asked, verdict));
+        }
         Step::Way(standpoint) => standpoint,
     };
     let metering = standpoint.way(now).and_then(|(way, _)| way.meter.clone());

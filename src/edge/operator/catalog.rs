@@ -13,6 +13,7 @@ use worker::console_error;
 use super::{Audited, Change, Cursor, Home, Page, Record, operator, respond, tree};
 use crate::domain::catalog::{Catalog, Head, Inconsistent, Meter, Origin};
 use crate::domain::decision::Code;
+use crate::domain::document::DocumentKey;
 use crate::domain::feature::{Definition, KillSwitch};
 use crate::domain::name::{FeatureName, MeterName, OriginName, PlanName};
 use crate::domain::plan::{Plan, PlanContent};
@@ -20,6 +21,7 @@ use crate::domain::time::UnixMillis;
 use crate::edge::api::{Api, Failure};
 use crate::edge::carry;
 use crate::edge::d1::{Abort, Database, Param};
+use crate::edge::documents;
 use crate::wire::json;
 use crate::wire::problem::Fault;
 use crate::wire::sql::{Sql, control};
@@ -295,6 +297,7 @@ async fn alter(
         });
         match carry::catalog(&api.env, plan, &catalog, serial + 1).await {
             Ok(()) => {
+                documents::read_own_change(&api.env, &api.config, &DocumentKey::Catalog, api.now).await;
                 if let Err(abort) = clear(&database, serial + 1).await {
                     console_error!("outbox: {abort}");
                 }
