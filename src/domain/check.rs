@@ -171,7 +171,9 @@ pub fn conclude(
             }
         }
         Verdict::Unknown => {
-            findings.iter_mut().for_each(|finding| finding.refuse(Code::LimiterUnavailable, None));
+            for finding in findings.iter_mut() {
+                finding.refuse(Code::LimiterUnavailable, None);
+            }
         }
     }
 }

@@ -10,10 +10,11 @@ use super::api_key::Mode;
 use super::catalog::Recording;
 use super::decision::Code;
 use super::gate::Standpoint;
-use super::id::{KeyId, TenantId};
-use super::limit::{Event, OpId};
+use super::id::{KeyId, RequestId, TenantId};
+use super::limit::Event;
 use super::name::MeterName;
 use super::outbox;
+use super::resident::Resident;
 use super::time::UnixMillis;
 
 /// A minute, in milliseconds.
@@ -102,20 +103,20 @@ fn shown(standpoint: &mut Standpoint<'_, '_>, what: &str, now: UnixMillis) {
 }
 
 /// The event of a request that its meter records by itself, or that the limiter paid for directly.
-pub fn event(standpoint: &mut Standpoint<'_, '_>, id: OpId, now: UnixMillis) -> Option<Event> {
+pub fn event(standpoint: &mut Standpoint<'_, '_>, id: &str, request: RequestId, now: UnixMillis) -> Option<Event> {
     let (key, mode, route) = (standpoint.key, standpoint.mode, standpoint.route_name());
     let period = standpoint.resident.period(now);
     let (way, _) = standpoint.way(now)?;
     let metering = way.meter.as_ref()?;
     let event = outbox::Event {
         source: "gate".to_owned(),
-        id: id.to_string(),
+        id: id.to_owned(),
         meter: metering.meter.clone(),
         mode,
         quantity: metering.cost,
         at: now,
         period,
-        detail: serde_json::json!({ "key": key, "route": route }),
+        detail: serde_json::json!({ "key": key, "route": route, "request": request }),
     };
     Some(Event { id: event.id.clone(), body: serde_json::to_value(event).ok()? })
 }
@@ -170,16 +171,17 @@ impl FromStr for Behind {
     }
 }
 
-/// What is to be done behind the reply to this request, if anything.
-pub fn behind(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Option<Behind> {
-    let resident = &mut *standpoint.resident;
-    let behind = Behind {
-        tenant: resident.tenant().tenant,
-        limits: resident.limits.is_due(),
-        document: resident.wants_refresh(now),
-        catalog: standpoint.stale_catalog,
-    };
-    (behind.limits || behind.document || behind.catalog).then_some(behind)
+impl Behind {
+    /// What is to be done behind a reply to `resident`, if anything.
+    pub fn of(resident: &mut Resident, stale_catalog: bool, now: UnixMillis) -> Option<Self> {
+        let behind = Self {
+            tenant: resident.tenant().tenant,
+            limits: resident.limits.is_due(),
+            document: resident.wants_refresh(now),
+            catalog: stale_catalog,
+        };
+        (behind.limits || behind.document || behind.catalog).then_some(behind)
+    }
 }
 
 #[cfg(test)]

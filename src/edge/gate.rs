@@ -7,9 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::{Either, join_all, select};
 use js_sys::Promise;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
 use worker::{Date, Delay, Env, console_error};
@@ -18,13 +21,13 @@ use super::config::Config;
 use super::documents::{self, Read};
 use super::door::{behind, instant};
 use super::isolate;
-use super::object::ask_tenant;
+use super::object::{Unreachable, ask_tenant};
 use super::promise::promise;
 use crate::domain::catalog::{Charge, Recording, Target};
 use crate::domain::decision::{Code, Fail, Mode, Tier};
 use crate::domain::document::DocumentKey;
 use crate::domain::gate::{Outcome, Reason, Refused, Request, Standpoint, Step, limit_code};
-use crate::domain::id::TenantId;
+use crate::domain::id::{RequestId, TenantId};
 use crate::domain::limit::{self, Call, LeaseId, OpId, Tag, Ticket, Verdict as Limited, WAIT_MS};
 use crate::domain::resident::Shown;
 use crate::domain::tally::{self, Behind};
@@ -35,6 +38,8 @@ use crate::wire::verdict::{Release, Verdict};
 
 /// How often a walk may find something missing: catalog, tenant, plan, its stand-in, and each once more.
 const WALKS: usize = 8;
+/// After how long without an answer a TAKE is sent again.
+const RESEND_MS: u64 = 140;
 /// For how long units stay reserved for a request whose origin has not answered.
 const HOLD_MS: u64 = 60_000;
 
@@ -46,25 +51,29 @@ pub(crate) fn clock() -> UnixMillis {
 /// Decides about a request, waiting for what it needs. The answer is a verdict, or `api`: the request is not for the gate.
 #[wasm_bindgen]
 pub fn gate(request: &web_sys::Request, env: Env, now: f64) -> Promise {
-    let head = Head::of(request, instant(now));
+    let mut head = Head::of(request, instant(now));
     promise(async move {
         let config = isolate::ready(&env)?;
+        head.id = isolate::with(|isolate| isolate.request_id(head.now)).unwrap_or(head.id);
         Ok(decide(&env, &config, &head).await)
     })
 }
 
 /// What of a request a decision looks at, owned.
-pub(crate) struct Head {
+struct Head {
     method: String,
     url: String,
     api_key: String,
     authorization: String,
     preflight: bool,
-    pub(crate) now: UnixMillis,
+    /// The caller's own name for what it asks: the same when it asks again.
+    idempotency_key: String,
+    id: RequestId,
+    now: UnixMillis,
 }
 
 impl Head {
-    pub(crate) fn of(request: &web_sys::Request, now: UnixMillis) -> Self {
+    fn of(request: &web_sys::Request, now: UnixMillis) -> Self {
         let headers = request.headers();
         let header = |name| headers.get(name).ok().flatten().unwrap_or_default();
         Self {
@@ -73,11 +82,13 @@ impl Head {
             api_key: header("x-api-key"),
             authorization: header("authorization"),
             preflight: !header("access-control-request-method").is_empty(),
+            idempotency_key: header("idempotency-key"),
+            id: RequestId::new(now, isolate::random()),
             now,
         }
     }
 
-    pub(crate) fn request(&self, now: UnixMillis) -> Request<'_> {
+    fn request(&self, now: UnixMillis) -> Request<'_> {
         Request {
             method: &self.method,
             url: &self.url,
@@ -135,9 +146,7 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> String {
             }
             Next::Ask(question) => {
                 let Question { tenant, id, call, ticket, settle } = *question;
-                let answer =
-                    within(WAIT_MS, ask_tenant::<LimitAnswer>(env, config, tenant, AskTenant::Limit(Box::new(call))))
-                        .await;
+                let answer = insist(env, config, tenant, call).await;
                 let now = clock();
                 let reply = match answer {
                     Some(Ok(answer)) => Some(learn(config, tenant, answer, now)),
@@ -162,6 +171,23 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> String {
     refuse(config, Code::Unavailable, clock())
 }
 
+/// Sends a call to the limiter, and once more when no answer has come for a while: a message may be lost, and the same op is
+/// done once. Gives up when an ADMIT could not be acted on any more.
+pub(crate) async fn insist(
+    env: &Env,
+    config: &Config,
+    tenant: TenantId,
+    call: Call,
+) -> Option<Result<LimitAnswer, Unreachable>> {
+    let ask = |call| ask_tenant::<LimitAnswer>(env, config, tenant, AskTenant::Limit(Box::new(call)));
+    let first = std::pin::pin!(ask(call.clone()));
+    let again = std::pin::pin!(async {
+        Delay::from(Duration::from_millis(RESEND_MS)).await;
+        ask(call).await
+    });
+    within(WAIT_MS, async { select(first, again).await.factor_first().0 }).await
+}
+
 /// `future`, unless it takes longer than `ms`.
 pub(crate) async fn within<T>(ms: u64, future: impl Future<Output = T>) -> Option<T> {
     match select(std::pin::pin!(future), std::pin::pin!(Delay::from(Duration::from_millis(ms)))).await {
@@ -173,7 +199,7 @@ pub(crate) async fn within<T>(ms: u64, future: impl Future<Output = T>) -> Optio
 /// One pass over the walk, to where it ends or something is missing.
 fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
     let request = head.request(now);
-    let asked = Asked { id: isolate.request_id(now), now };
+    let asked = Asked { id: head.id, now };
     let config = &isolate.config;
     let mut standpoint = match isolate.gate.walk(&request, &config.api_keys) {
         Step::Elsewhere => return Next::Done("api".to_owned()),
@@ -205,7 +231,7 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         }
         Outcome::Admit(tier) if exact && tier == Tier::Lease => {
             let id = OpId(isolate::random());
-            let handle = paid_here(&mut standpoint, id, now);
+            let handle = paid_here(&mut standpoint, head, id, now);
             behind(&mut standpoint, now, &mut verdict);
             let release = (Release::Record, handle.as_str());
             Next::Forward(config.voice.pass(&mut standpoint, tier, None, release, asked, verdict))
@@ -217,7 +243,8 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         }
         Outcome::Ask => {
             let id = OpId(isolate::random());
-            let event = tally::event(&mut standpoint, id, now);
+            let name = event_id(&standpoint, head, id);
+            let event = tally::event(&mut standpoint, &name, head.id, now);
             let tenant = standpoint.resident.tenant().tenant;
             let tag = tag(tenant, &standpoint);
             let Some((way, limits)) = standpoint.way(now) else {
@@ -245,17 +272,28 @@ fn decide_serial(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Outcom
 
 /// What a large cost keeps its place under while it is refused: who asks for what.
 fn tag(tenant: TenantId, standpoint: &Standpoint<'_, '_>) -> Tag {
-    use sha2::{Digest, Sha256};
     let what = format!("{tenant} {} {}", standpoint.key, standpoint.number);
     let hash = Sha256::digest(what.as_bytes());
     Tag(hash.iter().take(16).fold(0, |bits, byte| (bits << 8) | u128::from(*byte)))
 }
 
+/// The id of a request's event. A caller that names what it asks gets the same id when it asks again, so that a retry after a
+/// lost answer is not billed twice; otherwise each request is another.
+fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head, id: OpId) -> String {
+    if head.idempotency_key.is_empty() {
+        return id.to_string();
+    }
+    let what = (standpoint.key, standpoint.number, &head.idempotency_key);
+    let hash = Sha256::digest(serde_json::to_vec(&what).unwrap_or_default());
+    URL_SAFE_NO_PAD.encode(hash)
+}
+
 /// The RECORD of a request that a lease has just paid for.
-fn paid_here(standpoint: &mut Standpoint<'_, '_>, id: OpId, now: UnixMillis) -> String {
+fn paid_here(standpoint: &mut Standpoint<'_, '_>, head: &Head, id: OpId, now: UnixMillis) -> String {
     let tenant = standpoint.resident.tenant().tenant;
     let fail = standpoint.fail();
-    let Some(event) = tally::event(standpoint, id, now) else { return String::new() };
+    let name = event_id(standpoint, head, id);
+    let Some(event) = tally::event(standpoint, &name, head.id, now) else { return String::new() };
     let Some((way, limits)) = standpoint.way(now) else { return String::new() };
     let Some(charge) = way.payer.and_then(|slot| way.charges.iter().find(|charge| charge.slot == slot)).copied() else {
         return String::new();
@@ -282,7 +320,7 @@ fn conclude(
     now: UnixMillis,
 ) -> Conclusion {
     let request = head.request(now);
-    let asked = Asked { id: isolate.request_id(now), now };
+    let asked = Asked { id: head.id, now };
     let config = &isolate.config;
     let Step::Way(mut standpoint) = isolate.gate.walk(&request, &config.api_keys) else {
         return Conclusion::Unknown(config.voice.refusal(&Refused::new(Code::Unavailable), asked, Verdict::default()));
@@ -441,7 +479,7 @@ pub fn renew(what: &str, env: Env, now: f64) -> Promise {
     })
 }
 
-async fn renewed(env: &Env, config: &Config, behind: Behind, now: UnixMillis) {
+pub(crate) async fn renewed(env: &Env, config: &Config, behind: Behind, now: UnixMillis) {
     let mut keys = Vec::new();
     if behind.catalog {
         keys.push(DocumentKey::Catalog);
@@ -463,14 +501,20 @@ async fn renewed(env: &Env, config: &Config, behind: Behind, now: UnixMillis) {
 /// Sends what is due to the limiter; one request in an isolate stays to send what becomes due while nobody comes.
 async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
     report(env, config, tenant, now).await;
+    // The platform ends what stays longer than 30 s behind a reply; a lease ends after 5.
+    let until = now.plus(20_000);
     let watches = isolate::with(|isolate| {
-        isolate.gate.resident(tenant).is_some_and(|resident| !std::mem::replace(&mut resident.watched, true))
+        isolate.gate.resident(tenant).is_some_and(|resident| {
+            let free = now >= resident.watched_until;
+            if free {
+                resident.watched_until = until;
+            }
+            free
+        })
     });
     if watches != Some(true) {
         return;
     }
-    // The platform ends what stays longer than 30 s behind a reply; a lease ends after 5.
-    let until = now.plus(20_000);
     loop {
         let now = clock();
         let wakes =
@@ -482,7 +526,7 @@ async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
     }
     isolate::with(|isolate| {
         if let Some(resident) = isolate.gate.resident(tenant) {
-            resident.watched = false;
+            resident.watched_until = UnixMillis(0);
         }
     });
 }

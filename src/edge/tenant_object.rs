@@ -61,6 +61,9 @@ struct Upward {
 #[wasm_bindgen]
 impl TenantShell {
     /// Wakes up: opens the tables.
+    ///
+    /// # Errors
+    /// When the deployment is not configured, or the storage refuses.
     #[wasm_bindgen(constructor)]
     pub fn new(state: DurableObjectState, env: Env) -> Result<TenantShell, JsError> {
         let config = isolate::ready(&env).map_err(|error| broken(&error))?;
@@ -77,6 +80,9 @@ impl TenantShell {
 
     /// Answers one message, within the transaction that the door has opened. An answer that begins with `above` is none
     /// yet: the door hands the rest of it to [`Self::above`], and what that gives to [`Self::conclude`].
+    ///
+    /// # Errors
+    /// When the message makes no sense, is for another tenant, or the storage refuses; nothing was changed then.
     pub fn call(&self, message: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
         let ToTenant { tenant, ask } = serde_json::from_str(message)?;
@@ -106,6 +112,9 @@ impl TenantShell {
     }
 
     /// What is to be sent to the parent's limiter behind an answer: for [`Self::above`].
+    ///
+    /// # Errors
+    /// When the storage refuses.
     pub fn upward(&self) -> Result<Option<String>, JsError> {
         let Some(call) = self.0.upward.borrow_mut().take() else { return Ok(None) };
         let Some(tenant) = self.0.document().map_err(|error| broken(&error))? else { return Ok(None) };
@@ -119,27 +128,31 @@ impl TenantShell {
     }
 
     /// Takes in what the parent's limiter said, within a transaction; answers the message that waited for it, if one did.
+    ///
+    /// # Errors
+    /// When the storage refuses; nothing was changed then.
     pub fn conclude(&self, said: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
         let (upward, reply): (Upward, Option<Reply>) = serde_json::from_str(said)?;
-        let (answer, effects) = self.0.with_limiter(upward.tenant, now, |limiter| match upward.waits {
-            Some((id, mut so_far)) => {
+        let (answer, effects) = self.0.with_limiter(upward.tenant, now, |limiter| {
+            if let Some((id, mut so_far)) = upward.waits {
                 let (outcome, effects) = limiter.forwarded(id, reply.as_ref(), now);
                 so_far.outcome = outcome.map(|outcome| (id, outcome));
-                (so_far, effects)
+                return (so_far, effects);
             }
-            None => {
-                if let Some(reply) = &reply {
-                    limiter.parent_reply(reply, now);
-                }
-                (Reply::default(), Effects::default())
+            if let Some(reply) = &reply {
+                limiter.parent_reply(reply, now);
             }
+            (Reply::default(), Effects::default())
         })?;
         self.0.book(effects, now)?;
         Ok(serde_json::to_string(&LimitAnswer { reply: answer, document: None })?)
     }
 
     /// Lets time pass at the limiter, within a transaction: reservations lapse, leases from above are renewed.
+    ///
+    /// # Errors
+    /// When the storage refuses; nothing was changed then.
     pub fn tick(&self, _: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
         if self.0.tables.due(now).map_err(|error| broken(&error))?.contains(&Job::Tick)
@@ -153,6 +166,9 @@ impl TenantShell {
     }
 
     /// When the alarm must ring.
+    ///
+    /// # Errors
+    /// When the storage refuses.
     pub fn due(&self) -> Result<Option<f64>, JsError> {
         #[expect(clippy::cast_precision_loss, reason = "times are below 2^53")]
         Ok(self.0.tables.next_alarm().map_err(|error| broken(&error))?.map(|at| at.0 as f64))
