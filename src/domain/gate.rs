@@ -21,7 +21,7 @@ use super::plan::Plan;
 use super::resident::{Asked, HeldPlan, Refusal, Resident, Shown, Standing, Way};
 use super::route::{InvalidRoutes, Method, Route, RouteTable, Routed};
 use super::tally::Behind;
-use super::tenant::Tenant;
+use super::tenant::{Subscription, Tenant};
 use super::time::UnixMillis;
 
 /// For how long the catalog is used without asking whether there is a newer one.
@@ -34,6 +34,8 @@ const ABSENT_MS: u64 = 5_000;
 const ABSENT: usize = 1_024;
 /// For how long the absence of a catalog is believed.
 const EMPTY_MS: u64 = 1_000;
+/// For how long a catalog that its owner called the newest is not asked for again.
+const NEWEST_MS: u64 = 1_000;
 /// The first segment of gated paths on the API host.
 const PREFIX: &str = "gate";
 
@@ -67,6 +69,10 @@ pub struct Compiled {
     read_at: UnixMillis,
     /// When to look for a newer one; pushed on while someone is looking.
     refresh_at: Cell<UnixMillis>,
+    /// A tenant is on a plan that it does not name, so there must be a newer one.
+    is_outdated: Cell<bool>,
+    /// When its owner last said that this is the newest.
+    newest_at: UnixMillis,
     origins: Vec<CompiledOrigin>,
     hosts: BTreeMap<Box<str>, usize>,
     default: Option<usize>,
@@ -234,8 +240,12 @@ impl Gate {
         let Some(resident) = self.residents.get(place) else {
             return Step::Refuse(Refused::new(Code::SnapshotUnavailable));
         };
-        if let Some(missing) = equip(resident, catalog, &self.plans) {
-            return Step::Missing(missing);
+        match equip(resident, catalog, &self.plans, now) {
+            Equipped::Ready => {}
+            Equipped::Missing(missing) => return Step::Missing(missing),
+            Equipped::Unknown => {
+                return Step::Refuse(Refused::new(Code::SnapshotUnavailable).of(resident, catalog, now));
+            }
         }
         self.hits += 1;
         let (key, mode) = match standing {
@@ -285,8 +295,12 @@ impl Gate {
         let Some(resident) = self.residents.get(place) else {
             return Caller::Refused(Refused::new(Code::SnapshotUnavailable));
         };
-        if let Some(missing) = equip(resident, catalog, &self.plans) {
-            return Caller::Missing(missing);
+        match equip(resident, catalog, &self.plans, now) {
+            Equipped::Ready => {}
+            Equipped::Missing(missing) => return Caller::Missing(missing),
+            Equipped::Unknown => {
+                return Caller::Refused(Refused::new(Code::SnapshotUnavailable).of(resident, catalog, now));
+            }
         }
         match standing {
             Standing::Good(key, mode) if resident.serves() => {
@@ -360,6 +374,20 @@ impl Gate {
             self.plans.retain(|key, _| heads.contains(key));
         }
         Ok(())
+    }
+
+    /// Whether a newer catalog is known of than the one that is here: KV may not show it yet, its owner does.
+    #[must_use]
+    pub fn is_catalog_outdated(&self) -> bool {
+        self.catalog.as_ref().is_some_and(|held| held.is_outdated.get())
+    }
+
+    /// Notes that the catalog that is here is the newest, as its owner says.
+    pub fn note_newest_catalog(&mut self, now: UnixMillis) {
+        if let Some(held) = &mut self.catalog {
+            held.newest_at = now;
+            held.is_outdated.set(false);
+        }
     }
 
     /// Notes that no catalog was published yet: an empty one, looked for again soon.
@@ -558,20 +586,38 @@ fn identify(
     Identified::As(place, resident.standing(hash, now))
 }
 
-/// Gives a tenant the plans that the catalog names for its subscriptions, or says which are missing.
+enum Equipped {
+    Ready,
+    Missing(Vec<DocumentKey>),
+    /// Even the newest catalog does not name its plan.
+    Unknown,
+}
+
+/// Gives a tenant the plans that the catalog names for its subscriptions, or says which are missing. A plan that the catalog
+/// does not name is one that it does not name yet: without its limits nothing may pass.
 fn equip(
     resident: &mut Resident,
     catalog: &Compiled,
     plans: &BTreeMap<(PlanName, u32), Rc<HeldPlan>>,
-) -> Option<Vec<DocumentKey>> {
+    now: UnixMillis,
+) -> Equipped {
     if resident.is_equipped(catalog.document.serial) {
-        return None;
+        return Equipped::Ready;
+    }
+    let heads = &catalog.document.body.plans;
+    let names = |subscription: &Subscription| subscription.version.is_some() || heads.contains_key(&subscription.plan);
+    if !resident.subscriptions().flatten().all(names) {
+        if now < catalog.newest_at.plus(NEWEST_MS) {
+            return Equipped::Unknown;
+        }
+        catalog.is_outdated.set(true);
+        return Equipped::Missing(vec![DocumentKey::Catalog]);
     }
     let mut held = Vec::new();
     let mut missing = Vec::new();
     for subscription in resident.subscriptions() {
         let wanted = subscription.and_then(|subscription| {
-            let current = catalog.document.body.plans.get(&subscription.plan).map(|head| head.version);
+            let current = heads.get(&subscription.plan).map(|head| head.version);
             let version = subscription.version.or(current)?;
             Some((subscription.plan.clone(), version))
         });
@@ -583,9 +629,9 @@ fn equip(
     }
     if missing.is_empty() {
         resident.equip(held, catalog.document.serial);
-        None
+        Equipped::Ready
     } else {
-        Some(missing)
+        Equipped::Missing(missing)
     }
 }
 
@@ -608,6 +654,8 @@ impl Compiled {
             document,
             read_at: now,
             refresh_at: Cell::new(now.plus(CATALOG_SOFT_TTL_MS)),
+            is_outdated: Cell::new(false),
+            newest_at: UnixMillis(0),
             origins,
             hosts,
             default,

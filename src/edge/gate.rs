@@ -248,8 +248,9 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         }
         Outcome::Ask => {
             let id = OpId(isolate::random());
-            let name = event_id(&standpoint, head, id);
-            let event = tally::event(&mut standpoint, &name, head.id, now);
+            let name = event_id(&standpoint, head);
+            // Dated by the request, not by the try: the same event each time.
+            let event = tally::event(&mut standpoint, &name, head.id, head.now);
             let tenant = standpoint.resident.tenant().tenant;
             let tag = tag(tenant, &standpoint);
             let Some((way, limits)) = standpoint.way(now) else {
@@ -283,10 +284,10 @@ fn tag(tenant: TenantId, standpoint: &Standpoint<'_, '_>) -> Tag {
 }
 
 /// The id of a request's event. A caller that names what it asks gets the same id when it asks again, so that a retry after a
-/// lost answer is not billed twice; otherwise each request is another.
-fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head, id: OpId) -> String {
+/// lost answer is not billed twice. Otherwise each request is another; but it is one, however often the limiter is asked.
+fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head) -> String {
     if head.idempotency_key.is_empty() {
-        return id.to_string();
+        return head.id.to_string();
     }
     let what = (standpoint.key, standpoint.number, &head.idempotency_key);
     let hash = Sha256::digest(serde_json::to_vec(&what).unwrap_or_default());
@@ -297,8 +298,8 @@ fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head, id: OpId) -> String {
 fn paid_here(standpoint: &mut Standpoint<'_, '_>, head: &Head, id: OpId, now: UnixMillis) -> String {
     let tenant = standpoint.resident.tenant().tenant;
     let fail = standpoint.fail();
-    let name = event_id(standpoint, head, id);
-    let Some(event) = tally::event(standpoint, &name, head.id, now) else { return String::new() };
+    let name = event_id(standpoint, head);
+    let Some(event) = tally::event(standpoint, &name, head.id, head.now) else { return String::new() };
     let Some((way, limits)) = standpoint.way(now) else { return String::new() };
     let Some(charge) = way.payer.and_then(|slot| way.charges.iter().find(|charge| charge.slot == slot)).copied() else {
         return String::new();
