@@ -25,6 +25,7 @@ use super::d1::{Abort, Batch, Database, Param};
 use crate::domain::api_key::KeyHash;
 use crate::domain::decision::Code;
 use crate::domain::id::TenantId;
+use crate::wire::json;
 use crate::wire::sql::{control, shard};
 
 /// The largest body of a change: an origin with a thousand routes.
@@ -162,7 +163,7 @@ impl Change {
             return Err(Failure::new(Code::IdempotencyKeyReused));
         }
         let status = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);
-        let body: serde_json::Value = serde_json::from_str(&stored.body).map_err(|_| Failure::new(Code::Internal))?;
+        let body: serde_json::Value = json::parse(&stored.body).map_err(|_| Failure::new(Code::Internal))?;
         Ok(Some(api.json(status, &body)))
     }
 
@@ -252,7 +253,7 @@ pub(crate) struct Audited {
 /// JSON that a column holds as text.
 pub(crate) fn embedded<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<serde_json::Value, D::Error> {
     let text = String::deserialize(deserializer)?;
-    serde_json::from_str(&text).map_err(serde::de::Error::custom)
+    json::parse(&text).map_err(serde::de::Error::custom)
 }
 
 /// A page of a list.

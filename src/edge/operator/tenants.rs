@@ -308,7 +308,7 @@ pub(crate) async fn show(State(api): State<Api>, Path(id): Path<String>, headers
         let place = placed(&api, &id).await?;
         let chain = carry::chain(&Database::shard(&api.env, &place.shard)?, place.tenant_id).await?;
         let row = chain.first().ok_or_else(|| Failure::new(Code::NotFound))?;
-        let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
+        let parse = |text: &str| json::parse::<serde_json::Value>(text).unwrap_or_default();
         Ok(api.json(
             StatusCode::OK,
             &serde_json::json!({
