@@ -2,14 +2,13 @@
 //!
 //! Invariant: a document is made of one consistent reading of its rows, and of nothing else.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 use super::json;
 use crate::domain::catalog::Catalog;
 use crate::domain::feature::Override;
 use crate::domain::id::TenantId;
+use crate::domain::map::Map;
 use crate::domain::name::{LimitName, ShardName};
 use crate::domain::plan::Amount;
 use crate::domain::tenant::{Ancestor, KeyRecord, Level, LimitOverride, Relation, Status, Subscription, Tenant};
@@ -96,13 +95,13 @@ impl ChainRow {
     ///
     /// # Errors
     /// As [`Self::subscription`].
-    pub fn relations(&self) -> Result<BTreeMap<LimitName, Relation>, serde_json::Error> {
+    pub fn relations(&self) -> Result<Map<LimitName, Relation>, serde_json::Error> {
         json::parse(&self.relations)
     }
 
     fn level(&self) -> Result<Level, serde_json::Error> {
-        let children: Vec<BTreeMap<LimitName, Relation>> = json::parse(&self.children)?;
-        let mut carved: BTreeMap<LimitName, Amount> = BTreeMap::new();
+        let children: Vec<Map<LimitName, Relation>> = json::parse(&self.children)?;
+        let mut carved: Map<LimitName, Amount> = Map::new();
         for (name, relation) in children.into_iter().flatten() {
             if let Relation::Carve(amount) = relation {
                 let sum = carved.get(&name).map_or(amount, |sum| sum.with(amount));
@@ -111,8 +110,8 @@ impl ChainRow {
         }
         Ok(Level {
             subscription: self.subscription()?,
-            overrides: json::parse::<BTreeMap<_, Override>>(&self.overrides)?,
-            limits: json::parse::<BTreeMap<_, LimitOverride>>(&self.limits)?,
+            overrides: json::parse::<Map<_, Override>>(&self.overrides)?,
+            limits: json::parse::<Map<_, LimitOverride>>(&self.limits)?,
             carved,
         })
     }
