@@ -33,6 +33,7 @@ use crate::domain::resident::Shown;
 use crate::domain::tally::{self, Behind};
 use crate::domain::time::UnixMillis;
 use crate::wire::answer::Asked;
+use crate::wire::json;
 use crate::wire::object::{AskTenant, LimitAnswer};
 use crate::wire::verdict::{Release, Verdict};
 
@@ -563,7 +564,7 @@ pub fn settle(handle: String, status: u16, env: Env) -> Promise {
 
 async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Option<String> {
     let config = isolate::ready(env).ok()?;
-    let Ok(mut handle) = serde_json::from_str::<Handle>(handle) else {
+    let Ok(mut handle) = json::parse::<Handle>(handle) else {
         return Some(refuse(&config, Code::UseNotRecorded, clock()));
     };
     if commit == Some(false)
