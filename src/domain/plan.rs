@@ -24,6 +24,7 @@ pub struct Plan {
 
 /// What a plan version grants, and the words it refuses with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PlanContent {
     /// The name that people see, such as "Free".
     pub title: String,
@@ -93,7 +94,7 @@ impl TryFrom<Written> for Limit {
 
 /// How much of a meter may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Amount {
     /// A pace, and how far use may bunch.
     Rate {

@@ -9,11 +9,12 @@ use std::str::FromStr;
 use super::api_key::Mode;
 use super::catalog::Recording;
 use super::decision::Code;
-use super::gate::Standpoint;
+use super::gate::{Compiled, Standpoint};
 use super::id::{KeyId, RequestId, TenantId};
 use super::limit::Event;
 use super::name::MeterName;
 use super::outbox;
+use super::resident::Resident;
 use super::time::UnixMillis;
 
 /// A minute, in milliseconds.
@@ -149,6 +150,20 @@ pub struct Behind {
     pub catalog: bool,
 }
 
+impl Behind {
+    /// What is to be done about `resident` behind a reply that was made from `catalog`, if anything. Whoever is told has to
+    /// do it: others are not told for a while.
+    pub fn of(resident: &mut Resident, catalog: &Compiled, now: UnixMillis) -> Option<Self> {
+        let behind = Self {
+            tenant: resident.tenant().tenant,
+            limits: resident.limits.is_due(),
+            document: resident.wants_refresh(now),
+            catalog: catalog.wants_refresh(now),
+        };
+        (behind.limits || behind.document || behind.catalog).then_some(behind)
+    }
+}
+
 impl fmt::Display for Behind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flag = |on, letter| if on { letter } else { "-" };
@@ -172,14 +187,7 @@ impl FromStr for Behind {
 
 /// What is to be done behind the reply to this request, if anything.
 pub fn behind(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Option<Behind> {
-    let resident = &mut *standpoint.resident;
-    let behind = Behind {
-        tenant: resident.tenant().tenant,
-        limits: resident.limits.is_due(),
-        document: resident.wants_refresh(now),
-        catalog: standpoint.stale_catalog,
-    };
-    (behind.limits || behind.document || behind.catalog).then_some(behind)
+    Behind::of(standpoint.resident, standpoint.held, now)
 }
 
 #[cfg(test)]

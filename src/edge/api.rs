@@ -41,6 +41,7 @@ use crate::domain::limit::OpId;
 use crate::domain::name::{FeatureName, MeterName};
 use crate::domain::plan::Plan;
 use crate::domain::resident::Resident;
+use crate::domain::tally::Behind;
 use crate::domain::time::UnixMillis;
 use crate::portal;
 use crate::wire::json;
@@ -60,6 +61,7 @@ pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
     pub(crate) now: UnixMillis,
     pub(crate) id: RequestId,
+    context: Arc<Context>,
 }
 
 /// Why a call of the API failed: a problem to be.
@@ -105,6 +107,13 @@ impl From<super::d1::Abort> for Failure {
 }
 
 impl Api {
+    /// Does what is to be done behind the reply, once it is out.
+    fn after(&self, behind: Option<Behind>) {
+        let Some(behind) = behind else { return };
+        let (env, config) = (self.env.clone(), Arc::clone(&self.config));
+        self.context.wait_until(async move { gate::renewed(&env, &config, behind, clock()).await });
+    }
+
     /// A problem as a response.
     pub(crate) fn problem(&self, failure: &Failure) -> Response {
         let problem = Problem {
@@ -221,11 +230,11 @@ pub(crate) async fn read_body(headers: &HeaderMap, body: Body, most: usize) -> R
 
 /// Serves what the gate does not.
 #[worker::event(fetch)]
-async fn fetch(request: HttpRequest, env: Env, _context: Context) -> worker::Result<Response> {
+async fn fetch(request: HttpRequest, env: Env, context: Context) -> worker::Result<Response> {
     let now = clock();
     let config = isolate::ready(&env)?;
     let id = isolate::with(|isolate| isolate.request_id(now)).unwrap_or_else(|| RequestId::new(now, isolate::random()));
-    let api = Api { env, config, now, id };
+    let api = Api { env, config, now, id, context: Arc::new(context) };
     let routes = Router::new()
         .route("/healthz", get(Served(|call| Box::pin(health(call)))))
         .route("/problems/{code}", get(Served(|call| Box::pin(page(call)))))
@@ -305,11 +314,26 @@ async fn known<T>(api: &Api, headers: &HeaderMap, mut then: impl FnMut(Known<'_>
     let (api_key, authorization) = (header("x-api-key"), header("authorization"));
     for _ in 0..6 {
         let now = clock();
-        let request =
-            Request { method: "", url: "", api_key: &api_key, authorization: &authorization, preflight: false, now };
+        let request = Request {
+            method: "",
+            url: "",
+            api_key: &api_key,
+            authorization: &authorization,
+            waits: true,
+            preflight: false,
+            now,
+        };
         let step = isolate::with(|isolate| match isolate.gate.caller(&request, &isolate.config.api_keys) {
-            Caller::Known { resident, catalog, key, mode } => Ok(then(Known { resident, catalog, key, mode, now })),
-            Caller::Refused(refused) => Err(Err(refusal(api, &refused))),
+            Caller::Known { resident, catalog, key, mode } => {
+                let tenant = resident.tenant().tenant;
+                let value = then(Known { resident, catalog, key, mode, now });
+                api.after(isolate.gate.behind(tenant, now));
+                Ok(value)
+            }
+            Caller::Refused(refused) => {
+                api.after(refused.behind);
+                Err(Err(refusal(api, &refused)))
+            }
             Caller::Missing(keys) => Err(Ok(keys)),
         });
         let missing = match step {
@@ -501,6 +525,10 @@ struct Bound {
 
 /// 1. 401 unless the key is good. 2. 400, 413 or 422 unless the body is sound. 3. 200, whatever is decided: `allowed` says it.
 async fn answer(Call { api, headers, body, .. }: Call) -> Result<Response, Failure> {
+    // Strangers learn nothing about bodies, and none of theirs is read.
+    if let Err(refusal) = known(&api, &headers, |_| ()).await {
+        return Ok(refusal);
+    }
     let question = question(&read_body(&headers, body, QUESTION).await?)?;
     let assessed = known(&api, &headers, |known| {
         let Known { resident, catalog, key, mode, now } = known;
@@ -622,9 +650,7 @@ async fn usage(Call { api, headers, .. }: Call) -> Result<Response, Failure> {
         (known.resident.tenant().tenant, known.resident.tenant().shard.clone(), known.resident.period(known.now))
     });
     match known.await {
-        Ok((tenant, shard, period)) => {
-            Ok(api.json(StatusCode::OK, &read_usage(&api, tenant, &shard, period).await?))
-        }
+        Ok((tenant, shard, period)) => Ok(api.json(StatusCode::OK, &read_usage(&api, tenant, &shard, period).await?)),
         Err(refusal) => Ok(refusal),
     }
 }

@@ -19,7 +19,7 @@ use worker::{Date, Delay, Env, console_error};
 
 use super::config::Config;
 use super::documents::{self, Read};
-use super::door::{behind, instant};
+use super::door::{behind, behind_refusal, instant};
 use super::isolate;
 use super::object::{Unreachable, ask_tenant};
 use super::promise::promise;
@@ -32,8 +32,8 @@ use crate::domain::limit::{self, Call, LeaseId, OpId, Tag, Ticket, Verdict as Li
 use crate::domain::resident::Shown;
 use crate::domain::tally::{self, Behind};
 use crate::domain::time::UnixMillis;
-use crate::wire::json;
 use crate::wire::answer::Asked;
+use crate::wire::json;
 use crate::wire::object::{AskTenant, LimitAnswer};
 use crate::wire::verdict::{Release, Verdict};
 
@@ -95,6 +95,7 @@ impl Head {
             url: &self.url,
             api_key: &self.api_key,
             authorization: &self.authorization,
+            waits: true,
             preflight: self.preflight,
             now,
         }
@@ -206,7 +207,11 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         Step::Elsewhere => return Next::Done("api".to_owned()),
         Step::Missing(keys) => return Next::Read(keys),
         Step::Preflight(passage) => return Next::Done(config.voice.preflight(&passage, Verdict::default())),
-        Step::Refuse(refused) => return Next::Done(config.voice.refusal(&refused, asked, Verdict::default())),
+        Step::Refuse(refused) => {
+            let mut verdict = Verdict::default();
+            behind_refusal(&refused, &mut verdict);
+            return Next::Done(config.voice.refusal(&refused, asked, verdict));
+        }
         Step::Way(standpoint) => standpoint,
     };
     let metering = standpoint.way(now).and_then(|(way, _)| way.meter.clone());
@@ -244,8 +249,9 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         }
         Outcome::Ask => {
             let id = OpId(isolate::random());
-            let name = event_id(&standpoint, head, id);
-            let event = tally::event(&mut standpoint, &name, head.id, now);
+            let name = event_id(&standpoint, head);
+            // Dated by the request, not by the try: the same event each time.
+            let event = tally::event(&mut standpoint, &name, head.id, head.now);
             let tenant = standpoint.resident.tenant().tenant;
             let tag = tag(tenant, &standpoint);
             let Some((way, limits)) = standpoint.way(now) else {
@@ -279,10 +285,10 @@ fn tag(tenant: TenantId, standpoint: &Standpoint<'_, '_>) -> Tag {
 }
 
 /// The id of a request's event. A caller that names what it asks gets the same id when it asks again, so that a retry after a
-/// lost answer is not billed twice; otherwise each request is another.
-fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head, id: OpId) -> String {
+/// lost answer is not billed twice. Otherwise each request is another; but it is one, however often the limiter is asked.
+fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head) -> String {
     if head.idempotency_key.is_empty() {
-        return id.to_string();
+        return head.id.to_string();
     }
     let what = (standpoint.key, standpoint.number, &head.idempotency_key);
     let hash = Sha256::digest(serde_json::to_vec(&what).unwrap_or_default());
@@ -293,8 +299,8 @@ fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head, id: OpId) -> String {
 fn paid_here(standpoint: &mut Standpoint<'_, '_>, head: &Head, id: OpId, now: UnixMillis) -> String {
     let tenant = standpoint.resident.tenant().tenant;
     let fail = standpoint.fail();
-    let name = event_id(standpoint, head, id);
-    let Some(event) = tally::event(standpoint, &name, head.id, now) else { return String::new() };
+    let name = event_id(standpoint, head);
+    let Some(event) = tally::event(standpoint, &name, head.id, head.now) else { return String::new() };
     let Some((way, limits)) = standpoint.way(now) else { return String::new() };
     let Some(charge) = way.payer.and_then(|slot| way.charges.iter().find(|charge| charge.slot == slot)).copied() else {
         return String::new();
@@ -480,7 +486,7 @@ pub fn renew(what: &str, env: Env, now: f64) -> Promise {
     })
 }
 
-async fn renewed(env: &Env, config: &Config, behind: Behind, now: UnixMillis) {
+pub(crate) async fn renewed(env: &Env, config: &Config, behind: Behind, now: UnixMillis) {
     let mut keys = Vec::new();
     if behind.catalog {
         keys.push(DocumentKey::Catalog);
@@ -502,14 +508,20 @@ async fn renewed(env: &Env, config: &Config, behind: Behind, now: UnixMillis) {
 /// Sends what is due to the limiter; one request in an isolate stays to send what becomes due while nobody comes.
 async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
     report(env, config, tenant, now).await;
+    // The platform ends what stays longer than 30 s behind a reply; a lease ends after 5.
+    let until = now.plus(20_000);
     let watches = isolate::with(|isolate| {
-        isolate.gate.resident(tenant).is_some_and(|resident| !std::mem::replace(&mut resident.watched, true))
+        isolate.gate.resident(tenant).is_some_and(|resident| {
+            let free = now >= resident.watched_until;
+            if free {
+                resident.watched_until = until;
+            }
+            free
+        })
     });
     if watches != Some(true) {
         return;
     }
-    // The platform ends what stays longer than 30 s behind a reply; a lease ends after 5.
-    let until = now.plus(20_000);
     loop {
         let now = clock();
         let wakes =
@@ -521,7 +533,7 @@ async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
     }
     isolate::with(|isolate| {
         if let Some(resident) = isolate.gate.resident(tenant) {
-            resident.watched = false;
+            resident.watched_until = UnixMillis(0);
         }
     });
 }

@@ -316,7 +316,8 @@ impl<'de> Reader<'de> {
     fn malformed(&self, wanted: &str) -> Mismatch {
         let before = self.text.get(..self.at).unwrap_or_default();
         let (line, column) = (before.split('\n').count(), before.len() - before.rfind('\n').map_or(0, |at| at + 1) + 1);
-        Mismatch::new(Code::MalformedJson, format_args!("{wanted} is wanted at line {line} column {column}")).within(self.at)
+        Mismatch::new(Code::MalformedJson, format_args!("{wanted} is wanted at line {line} column {column}"))
+            .within(self.at)
     }
 
     /// The value here is of another type.
@@ -703,7 +704,11 @@ struct Variant<'a, 'de> {
 impl<'a, 'de> Variant<'a, 'de> {
     /// Where what it holds begins.
     fn held(self) -> Result<&'a mut Reader<'de>, Mismatch> {
-        if self.holds { Ok(self.reader) } else { Err(Mismatch::new(Code::WrongType, format_args!("an object of one member is wanted"))) }
+        if self.holds {
+            Ok(self.reader)
+        } else {
+            Err(Mismatch::new(Code::WrongType, format_args!("an object of one member is wanted")))
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use worker::console_error;
 use super::{Audited, Change, Home, Page, Record, operator, tree};
 use crate::domain::catalog::{Catalog, Head, Inconsistent, Meter, Origin};
 use crate::domain::decision::Code;
+use crate::domain::document::DocumentKey;
 use crate::domain::feature::{Definition, KillSwitch};
 use crate::domain::name::{FeatureName, MeterName, OriginName, PlanName};
 use crate::domain::plan::{Plan, PlanContent};
@@ -18,6 +19,7 @@ use crate::domain::time::UnixMillis;
 use crate::edge::api::{Api, Call, Failure};
 use crate::edge::carry;
 use crate::edge::d1::{Abort, Database, Param};
+use crate::edge::documents;
 use crate::wire::json;
 use crate::wire::problem::Fault;
 use crate::wire::sql::{Sql, control};
@@ -236,6 +238,7 @@ async fn alter(
         });
         match carry::catalog(&api.env, plan, &catalog, serial + 1).await {
             Ok(()) => {
+                documents::read_own_change(&api.env, &api.config, &DocumentKey::Catalog, api.now).await;
                 if let Err(abort) = clear(&database, serial + 1).await {
                     console_error!("outbox: {abort}");
                 }

@@ -14,6 +14,7 @@ use crate::domain::decision::Code;
 use crate::domain::feature::Override;
 use crate::domain::id::{Jurisdiction, KeyId, TenantId};
 use crate::domain::name::{FeatureName, LimitName, PlanName, Scope, ShardName, Slug};
+use crate::domain::tally::MINUTE_MS;
 use crate::domain::tenant::{LimitOverride, Relation, Status, Subscription};
 use crate::domain::time::UnixMillis;
 use crate::edge::api::{Api, Call, Failure, read_usage};
@@ -175,7 +176,7 @@ async fn write(api: &Api, change: &Change, asked: &NewTenant, place: &Placed) ->
     let mut batch = database.batch();
     if !there {
         let subscription = asked.plan.as_ref().map(|plan| {
-            let anchor = asked.anchor.unwrap_or(api.now);
+            let anchor = whole_minute(asked.anchor.unwrap_or(api.now));
             tree(&Subscription { plan: plan.clone(), version: asked.version, anchor }).to_string()
         });
         let parent = place.parent_id.map(|parent| parent.to_string());
@@ -213,6 +214,11 @@ async fn write(api: &Api, change: &Change, asked: &NewTenant, place: &Placed) ->
     )?;
     batch.run().await?;
     Ok(minted.text)
+}
+
+/// Usage periods begin with a minute: leased use is counted by the minute, and no minute may belong to two periods.
+const fn whole_minute(at: UnixMillis) -> UnixMillis {
+    UnixMillis(at.0 - at.0 % MINUTE_MS)
 }
 
 /// An answer with the text of an API key beside what is stored of it.
@@ -423,16 +429,13 @@ pub(crate) async fn put_subscription(mut call: Call) -> Result<Response, Failure
     let Asked { plan, version } = json::read(&change.body, super::CHANGE)?;
     let (_, catalog) = carry::read_catalog(&Database::control(&api.env)?).await?;
     if !catalog.plans.contains_key(&plan) {
-        let fault = Fault {
-            detail: format!("there is no plan {plan}"),
-            pointer: "#/plan".into(),
-            code: Code::InvalidValue,
-        };
+        let fault =
+            Fault { detail: format!("there is no plan {plan}"), pointer: "#/plan".into(), code: Code::InvalidValue };
         return Err(fault.into());
     }
     // The anchor stays: changing the plan does not begin a new usage period, or quotas could be had twice.
     let row = own_row(&database, place.tenant_id).await?;
-    let anchor = row.subscription().ok().flatten().map_or(api.now, |held| held.anchor);
+    let anchor = row.subscription().ok().flatten().map_or_else(|| whole_minute(api.now), |held| held.anchor);
     let subscription = tree(&Subscription { plan, version, anchor });
     let edit = Edit {
         action: "tenant.subscription",
