@@ -526,8 +526,8 @@ struct Bound {
 /// 1. 401 unless the key is good. 2. 400, 413 or 422 unless the body is sound. 3. 200, whatever is decided: `allowed` says it.
 async fn answer(Call { api, headers, body, .. }: Call) -> Result<Response, Failure> {
     // Strangers learn nothing about bodies, and none of theirs is read.
-    if let Err(response) = known(&api, &headers, |_| ()).await {
-        return Ok(response);
+    if let Err(refusal) = known(&api, &headers, |_| ()).await {
+        return Ok(refusal);
     }
     let question = question(&read_body(&headers, body, QUESTION).await?)?;
     let assessed = known(&api, &headers, |known| {
