@@ -35,6 +35,7 @@ impl<K, V> Map<K, V> {
     }
 
     /// Its entries.
+    #[must_use]
     pub fn iter(&self) -> <&Self as IntoIterator>::IntoIter {
         self.into_iter()
     }

@@ -189,7 +189,9 @@ impl Mismatch {
             "#".to_owned()
         } else {
             let mut pointer = pointer(text, at);
-            missing.into_iter().for_each(|name| member(&mut pointer, name));
+            if let Some(name) = missing {
+                member(&mut pointer, name);
+            }
             pointer
         };
         Fault { detail: short(detail), pointer, code }
@@ -712,7 +714,7 @@ impl<'a, 'de> Variant<'a, 'de> {
     }
 }
 
-impl<'a, 'de> EnumAccess<'de> for Variant<'a, 'de> {
+impl<'de> EnumAccess<'de> for Variant<'_, 'de> {
     type Error = Mismatch;
     type Variant = Self;
 

@@ -15,7 +15,7 @@ const { local, op, tenant, cold } = await world({
   origins: {
     default: { target: { service: "ECHO" }, unmatched: "deny", routes: [
       { method: "GET", path: "/v1/reports", feature: "reports", meter: "calls" },
-      { method: "GET", path: "/v1/analytics", feature: "analytics", meter: "calls" },
+      { method: "GET", path: "/v1/analytics", feature: "analytics" },
       { method: "GET", path: "/v1/watched", feature: "analytics", meter: "calls", mode: "observe" },
     ] },
     open: { target: { service: "ECHO" }, hosts: ["open.example.com"], unmatched: "allow", routes: [
