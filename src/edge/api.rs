@@ -237,8 +237,8 @@ async fn fetch(request: HttpRequest, env: Env, context: Context) -> worker::Resu
     let id = isolate::with(|isolate| isolate.request_id(now)).unwrap_or_else(|| RequestId::new(now, isolate::random()));
     let api = Api { env, config, now, id, context: Arc::new(context) };
     let routes = Router::new()
-        .route("/healthz", get(Served(|call| Box::pin(ready(health(call))))))
-        .route("/problems/{code}", get(Served(|call| Box::pin(ready(page(call))))))
+        .route("/healthz", get(Served(|call| Box::pin(ready(Ok(health(&call)))))))
+        .route("/problems/{code}", get(Served(|call| Box::pin(ready(page(&call))))))
         .route("/v1/check", post(Served(|call| Box::pin(answer(call)))))
         .route("/v1/features", get(Served(|call| Box::pin(features(call)))))
         .route("/v1/features/{key}", get(Served(|call| Box::pin(feature(call)))))
@@ -260,7 +260,7 @@ pub fn sweep(env: Env, now: f64) -> js_sys::Promise {
 }
 
 /// 1. Says that it is up, and what it holds. 200 whenever it runs; it asks nobody.
-fn health(Call { api, .. }: Call) -> Result<Response, Failure> {
+fn health(Call { api, .. }: &Call) -> Response {
     #[derive(Serialize)]
     struct Health {
         status: &'static str,
@@ -283,11 +283,11 @@ fn health(Call { api, .. }: Call) -> Result<Response, Failure> {
             misses: isolate.gate.misses,
         }
     });
-    Ok(api.json(StatusCode::OK, &health))
+    api.json(StatusCode::OK, &health)
 }
 
 /// What a code means and what to do: a page for people.
-fn page(call: Call) -> Result<Response, Failure> {
+fn page(call: &Call) -> Result<Response, Failure> {
     let code: Code = call.param("code").parse().map_err(|_| Failure::new(Code::NotFound))?;
     let mut response = portal::problem_page(code).into_response();
     let headers = response.headers_mut();
