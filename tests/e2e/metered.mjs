@@ -25,7 +25,8 @@ const ROUTES = [
 export function publisher(local) {
   const ask = operator(local);
   const call = async (method, path, body) => {
-    const answer = await ask(method, path, body);
+    // workerd closes idle connections, which a client may notice too late.
+    const answer = await ask(method, path, body, { Connection: "close" });
     if (answer.status >= 300) throw new Error(`${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`);
     return answer.body;
   };
