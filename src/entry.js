@@ -35,13 +35,15 @@ async function forward(lines, request, env, ctx) {
   for (const name of tollgate.stripped(names, headers.get("connection") ?? "", headers.get("authorization") ?? "").split("\n")) {
     if (name !== "") headers.delete(name);
   }
-  if (request.headers.get("upgrade") === "websocket") headers.set("upgrade", "websocket");
+  if (request.headers.get("upgrade")?.toLowerCase() === "websocket") headers.set("upgrade", "websocket");
   let at = 5;
   for (; lines[at] !== undefined && lines[at] !== ""; at += 2) headers.set(lines[at], lines[at + 1]);
   const recorded = release === "record" ? tollgate.record(handle, env) : undefined;
+  // A body of GET or HEAD means nothing (RFC 9110, 9.3.1), and the platform sends none.
+  const body = request.method === "GET" || request.method === "HEAD" ? undefined : request.body;
   let answer;
   try {
-    const outbound = new Request(url, { method: request.method, headers, body: request.body, redirect: "manual" });
+    const outbound = new Request(url, { method: request.method, headers, body, redirect: "manual" });
     answer = await (target === "" ? fetch(outbound) : env[target.slice("service:".length)].fetch(outbound));
   } catch (error) {
     console.error(`origin: ${error}`);

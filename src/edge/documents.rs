@@ -8,8 +8,8 @@ use super::config::Config;
 use super::isolate;
 use super::object::{ask_catalog, ask_tenant};
 use crate::domain::decision::Code;
-use crate::domain::route::InvalidRoutes;
 use crate::domain::document::{Document, DocumentKey, Untrusted};
+use crate::domain::route::InvalidRoutes;
 use crate::domain::time::UnixMillis;
 use crate::wire::object::{AskTenant, DocumentAnswer, ToCatalog};
 
@@ -58,6 +58,20 @@ pub(crate) async fn read(env: &Env, config: &Config, key: &DocumentKey, now: Uni
             console_error!("owner of {key}: {message}");
             Read::Failed(Code::SnapshotUnavailable)
         }
+    }
+}
+
+/// Reads `key` from its owner, whatever KV shows: for the isolate that has just changed it, which would otherwise go on with
+/// what it read before.
+pub(crate) async fn read_own_change(env: &Env, config: &Config, key: &DocumentKey, now: UnixMillis) {
+    match from_owner(env, config, key).await {
+        Ok(Some(text)) => {
+            if let Err(untrusted) = take(config, key, &text, true, now) {
+                console_error!("{key}, from its owner: not trusted: {untrusted}");
+            }
+        }
+        Ok(None) => {}
+        Err(message) => console_error!("owner of {key}: {message}"),
     }
 }
 

@@ -19,7 +19,7 @@ use worker::{Date, Delay, Env, console_error};
 
 use super::config::Config;
 use super::documents::{self, Read};
-use super::door::{behind, instant};
+use super::door::{behind, behind_refusal, instant};
 use super::isolate;
 use super::object::{Unreachable, ask_tenant};
 use super::promise::promise;
@@ -33,6 +33,7 @@ use crate::domain::resident::Shown;
 use crate::domain::tally::{self, Behind};
 use crate::domain::time::UnixMillis;
 use crate::wire::answer::Asked;
+use crate::wire::json;
 use crate::wire::object::{AskTenant, LimitAnswer};
 use crate::wire::verdict::{Release, Verdict};
 
@@ -94,6 +95,7 @@ impl Head {
             url: &self.url,
             api_key: &self.api_key,
             authorization: &self.authorization,
+            waits: true,
             preflight: self.preflight,
             now,
         }
@@ -205,7 +207,11 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         Step::Elsewhere => return Next::Done("api".to_owned()),
         Step::Missing(keys) => return Next::Read(keys),
         Step::Preflight(passage) => return Next::Done(config.voice.preflight(&passage, Verdict::default())),
-        Step::Refuse(refused) => return Next::Done(config.voice.refusal(&refused, asked, Verdict::default())),
+        Step::Refuse(refused) => {
+            let mut verdict = Verdict::default();
+            behind_refusal(&refused, &mut verdict);
+            return Next::Done(config.voice.refusal(&refused, asked, verdict));
+        }
         Step::Way(standpoint) => standpoint,
     };
     let metering = standpoint.way(now).and_then(|(way, _)| way.meter.clone());
@@ -558,7 +564,7 @@ pub fn settle(handle: String, status: u16, env: Env) -> Promise {
 
 async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Option<String> {
     let config = isolate::ready(env).ok()?;
-    let Ok(mut handle) = serde_json::from_str::<Handle>(handle) else {
+    let Ok(mut handle) = json::parse::<Handle>(handle) else {
         return Some(refuse(&config, Code::UseNotRecorded, clock()));
     };
     if commit == Some(false)
