@@ -70,6 +70,17 @@ export function disagreement({ entries, totals }) {
     .concat(totals.length === counted.size ? [] : [{ totals: totals.length, counted: counted.size }]);
 }
 
+/** Waits until KV shows the newest catalog; before that an isolate may have begun with one that has no routes yet. */
+export async function published(local) {
+  const { serial } = await publisher(local).call("GET", "/v1/admin/catalog");
+  const kv = await local.documents();
+  const shown = (jws) => JSON.parse(Buffer.from(jws.split(".")[1], "base64url")).serial;
+  await until("KV shows the catalog", async () => {
+    const jws = await kv.get("catalog");
+    return jws !== null && shown(jws) === serial;
+  });
+}
+
 /** What the tenant of this key is told about its use. */
 export async function usage(local, key) {
   const response = await fetch(`${local.url}/v1/usage`, { headers: { "X-API-Key": key } });
