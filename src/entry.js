@@ -71,6 +71,9 @@ export default {
   },
 };
 
+/** After how long an alarm that has not rung is set again. */
+const OVERDUE_MS = 2_000;
+
 /** A Durable Object around a Rust shell: a message is one transaction, and the alarm follows what the shell has to do. */
 class Shell extends DurableObject {
   #make;
@@ -119,9 +122,12 @@ class Shell extends DurableObject {
 
   #wake() {
     const due = this.shell.due();
-    if (due === undefined || (this.#alarm !== undefined && this.#alarm <= due)) return;
-    this.#alarm = due;
-    this.ctx.storage.setAlarm(Math.max(due, Date.now()));
+    const now = Date.now();
+    // An alarm that should have rung a while ago is not to be relied on.
+    if (due === undefined || (this.#alarm !== undefined && this.#alarm <= due && this.#alarm + OVERDUE_MS > now)) return;
+    // Later than now: an alarm that is set anew for the very millisecond it is just ringing for is forgotten by workerd.
+    this.#alarm = Math.max(due, now + 1);
+    this.ctx.storage.setAlarm(this.#alarm);
   }
 }
 

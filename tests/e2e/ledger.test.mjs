@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { figures, size, until, worker } from "./harness.mjs";
 import { load, sleep, statuses } from "./load.mjs";
-import { PLENTY, WITH_ORIGIN, disagreement, exact, leased, ledger, meters, sum, usage } from "./metered.mjs";
+import { PLENTY, WITH_ORIGIN, disagreement, exact, leased, ledger, meters, published, sum, usage } from "./metered.mjs";
 
 /** Batches that were committed and whose answer is then lost, so that they are sent again. */
 let lose = 0;
@@ -18,6 +18,7 @@ const SHARD_GLOBAL_1 = ({ phase, method, detail }) => {
 const local = await worker({ gates: 2, watch: { SHARD_GLOBAL_1 }, ...WITH_ORIGIN });
 const made = await meters(local, { target: { service: "ORIGIN" }, routes: [{ method: "GET", path: "/api/exact", meter: "exact_calls" }] });
 await made.plan("all", { ...leased(PLENTY), ...exact(PLENTY) });
+await published(local);
 
 const recorded = async (id, meter, mode = "live") => sum((await ledger(local, id)).entries.filter((entry) => entry.meter === meter && entry.mode === mode));
 const asking = { gates: local.gates, clients: 8, perSecond: size(200, 60), ms: size(20_000, 2_000) };

@@ -6,7 +6,7 @@ import { performance } from "node:perf_hooks";
 import test from "node:test";
 import { figures, size, worker } from "./harness.mjs";
 import { Connection } from "./load.mjs";
-import { leased, meters, rate } from "./metered.mjs";
+import { leased, meters, published, rate } from "./metered.mjs";
 
 const TENANTS = size(10_000, 500);
 const MOST_BYTES = 64 * 2 ** 20;
@@ -32,6 +32,7 @@ test(`${TENANTS} tenants are resident in one isolate at once, none evicted, in a
   const local = await worker({ gates: 2 });
   const made = await meters(local);
   await made.plan("plan", leased(rate(100, 200)));
+  await published(local);
   const keys = [];
   await inTurn(TENANTS, async (at) => {
     keys[at] = (await made.tenant(`t${at}`, "plan")).api_key;

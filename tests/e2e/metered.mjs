@@ -25,7 +25,8 @@ const ROUTES = [
 export function publisher(local) {
   const ask = operator(local);
   const call = async (method, path, body) => {
-    const answer = await ask(method, path, body);
+    // workerd closes idle connections, which a client may notice too late.
+    const answer = await ask(method, path, body, { Connection: "close" });
     if (answer.status >= 300) throw new Error(`${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`);
     return answer.body;
   };
@@ -67,6 +68,17 @@ export function disagreement({ entries, totals }) {
   }
   return totals.filter((row) => counted.get(name(row))?.quantity !== row.quantity || counted.get(name(row))?.entries !== row.entries)
     .concat(totals.length === counted.size ? [] : [{ totals: totals.length, counted: counted.size }]);
+}
+
+/** Waits until KV shows the newest catalog; before that an isolate may have begun with one that has no routes yet. */
+export async function published(local) {
+  const { serial } = await publisher(local).call("GET", "/v1/admin/catalog");
+  const kv = await local.documents();
+  const shown = (jws) => JSON.parse(Buffer.from(jws.split(".")[1], "base64url")).serial;
+  await until("KV shows the catalog", async () => {
+    const jws = await kv.get("catalog");
+    return jws !== null && shown(jws) === serial;
+  });
 }
 
 /** What the tenant of this key is told about its use. */
