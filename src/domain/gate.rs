@@ -604,7 +604,14 @@ impl Compiled {
             first += routes + 1;
         }
         let default = origins.iter().position(|origin| origin.name.as_str() == DEFAULT_ORIGIN);
-        Ok(Self { document, read_at: now, refresh_at: Cell::new(now.plus(CATALOG_SOFT_TTL_MS)), origins, hosts, default })
+        Ok(Self {
+            document,
+            read_at: now,
+            refresh_at: Cell::new(now.plus(CATALOG_SOFT_TTL_MS)),
+            origins,
+            hosts,
+            default,
+        })
     }
 
     /// The catalog itself.

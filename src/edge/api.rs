@@ -272,8 +272,15 @@ async fn known<T>(api: &Api, headers: &HeaderMap, mut then: impl FnMut(Known<'_>
     let (api_key, authorization) = (header("x-api-key"), header("authorization"));
     for _ in 0..6 {
         let now = clock();
-        let request =
-            Request { method: "", url: "", api_key: &api_key, authorization: &authorization, waits: true, preflight: false, now };
+        let request = Request {
+            method: "",
+            url: "",
+            api_key: &api_key,
+            authorization: &authorization,
+            waits: true,
+            preflight: false,
+            now,
+        };
         let step = isolate::with(|isolate| match isolate.gate.caller(&request, &isolate.config.api_keys) {
             Caller::Known { resident, catalog, key, mode } => {
                 let tenant = resident.tenant().tenant;

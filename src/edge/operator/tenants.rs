@@ -16,6 +16,7 @@ use crate::domain::decision::Code;
 use crate::domain::feature::Override;
 use crate::domain::id::{Jurisdiction, KeyId, TenantId};
 use crate::domain::name::{FeatureName, LimitName, PlanName, Scope, ShardName, Slug};
+use crate::domain::tally::MINUTE_MS;
 use crate::domain::tenant::{LimitOverride, Relation, Status, Subscription};
 use crate::domain::time::UnixMillis;
 use crate::edge::api::{Api, Failure, read_usage};
@@ -172,6 +173,12 @@ async fn reserve(api: &Api, asked: &NewTenant) -> Result<Placed, Failure> {
     Ok(Placed { tenant_id, slug: slug.to_owned(), parent_id: asked.parent, shard, state: "reserved".to_owned() })
 }
 
+/// The minute that `at` is in. Use is counted by the minute, so a usage period begins with one: what is used in its first minute
+/// would otherwise be in the period before.
+const fn minute(at: UnixMillis) -> UnixMillis {
+    UnixMillis(at.0 - at.0 % MINUTE_MS)
+}
+
 /// The rows of a new tenant, unless they are there; and an API key, whose text is given back and nowhere kept.
 async fn write(api: &Api, change: &Change, asked: &NewTenant, place: &Placed) -> Result<String, Failure> {
     let database = Database::shard(&api.env, &place.shard)?;
@@ -180,7 +187,7 @@ async fn write(api: &Api, change: &Change, asked: &NewTenant, place: &Placed) ->
     let mut batch = database.batch();
     if !there {
         let subscription = asked.plan.as_ref().map(|plan| {
-            let anchor = asked.anchor.unwrap_or(api.now);
+            let anchor = minute(asked.anchor.unwrap_or(api.now));
             tree(&Subscription { plan: plan.clone(), version: asked.version, anchor }).to_string()
         });
         let parent = place.parent_id.map(|parent| parent.to_string());
@@ -464,7 +471,7 @@ pub(crate) async fn put_subscription(
         }
         // The anchor stays: changing the plan does not begin a new usage period, or quotas could be had twice.
         let row = own_row(&database, place.tenant_id).await?;
-        let anchor = row.subscription().ok().flatten().map_or(api.now, |held| held.anchor);
+        let anchor = row.subscription().ok().flatten().map_or_else(|| minute(api.now), |held| held.anchor);
         let subscription = tree(&Subscription { plan, version, anchor });
         let edit = Edit {
             action: "tenant.subscription",
