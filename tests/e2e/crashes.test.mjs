@@ -10,7 +10,7 @@ import { Connection, sleep } from "./load.mjs";
 import { PLENTY, WITH_ORIGIN, disagreement, exact, leased, ledger, meters, published, rate, sum, usage } from "./metered.mjs";
 
 const PHASES = ["before the outbox commit", "after the outbox commit, before D1", "between D1 and the delete"];
-const KILLS = size(200, 12);
+const KILLS = size(200, 6);
 const ROUTES = size(1_000, 200);
 const KEYS = size(20, 6);
 const TENANTS = 3;
@@ -141,7 +141,7 @@ test("Leased meters: after crashes never more is billed than was used, and the g
   let admitted = 0;
   let unknown = 0;
   let out = 0;
-  const kills = size(20, 3);
+  const kills = size(20, 2);
   for (let kill = 0; kill < kills; kill += 1) {
     let stopped = false;
     const clients = Array.from({ length: 8 }, async (_, at) => {

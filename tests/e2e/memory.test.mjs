@@ -8,7 +8,7 @@ import { figures, size, worker } from "./harness.mjs";
 import { Connection } from "./load.mjs";
 import { leased, meters, published, rate } from "./metered.mjs";
 
-const TENANTS = size(10_000, 500);
+const TENANTS = size(10_000, 300);
 const MOST_BYTES = 64 * 2 ** 20;
 const AT_ONCE = 16;
 
@@ -62,8 +62,9 @@ test(`${TENANTS} tenants are resident in one isolate at once, none evicted, in a
   figures({ "memory: tenants resident": held.tenants, "memory: MB of resident memory per 10,000": per(grown), "memory: MB per 10,000 as the isolate counts": per(held.bytes) });
   assert.equal(after.tenants, TENANTS);
   assert.equal(after.misses, misses, "one was evicted and read again");
-  // Small runs carry the garbage of a few requests on too few tenants.
-  assert.ok(grown * (10_000 / TENANTS) <= size(1, 4) * MOST_BYTES, `${per(grown)} MB per 10,000 tenants`);
+  assert.ok(held.bytes * (10_000 / TENANTS) <= MOST_BYTES, `${per(held.bytes)} MB per 10,000 tenants, as counted`);
+  // Of a few hundred tenants the garbage of asking outweighs what is kept.
+  if (size(true, false)) assert.ok(grown * (10_000 / TENANTS) <= MOST_BYTES, `${per(grown)} MB per 10,000 tenants`);
 });
 
 test("Starting costs what is printed here", { skip: !fs.existsSync("/proc/self/stat") && "needs /proc" }, async () => {
