@@ -25,6 +25,7 @@ use super::gate::{self, clock};
 use super::isolate;
 use super::object::ask_tenant;
 use super::operator;
+use super::promise::promise;
 use crate::domain::api_key::Mode;
 use crate::domain::catalog::Catalog;
 use crate::domain::decision::{Code, Tier};
@@ -183,10 +184,13 @@ async fn fetch(request: HttpRequest, env: Env, _context: Context) -> worker::Res
 
 /// Every minute: carries what a crash left.
 #[wasm_bindgen]
-pub async fn sweep(env: Env, now: f64) {
-    if let Ok(config) = isolate::ready(&env) {
+#[must_use]
+pub fn sweep(env: Env, now: f64) -> js_sys::Promise {
+    promise(async move {
+        let config = isolate::ready(&env)?;
         carry::sweep(&env, &config, instant(now)).await;
-    }
+        Ok(JsValue::UNDEFINED)
+    })
 }
 
 async fn nothing_here(State(api): State<Api>) -> Response {

@@ -2,8 +2,10 @@
 //!
 //! Invariant: what it publishes goes to KV from its alarm, one document at a time, a plan before the catalog that names it.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
+use js_sys::Promise;
 use wasm_bindgen::prelude::*;
 use worker::durable::State;
 use worker::worker_sys::DurableObjectState;
@@ -11,6 +13,7 @@ use worker::Env;
 
 use super::config::Config;
 use super::storage::Tables;
+use super::promise::promise;
 use super::{isolate, publisher};
 use crate::domain::job::Job;
 use crate::domain::time::UnixMillis;
@@ -18,7 +21,9 @@ use crate::wire::object::{DocumentAnswer, ToCatalog};
 
 /// The shell around it.
 #[wasm_bindgen]
-pub struct CatalogShell {
+pub struct CatalogShell(Rc<CatalogObject>);
+
+struct CatalogObject {
     tables: Tables,
     env: Env,
     config: Arc<Config>,
@@ -31,7 +36,7 @@ impl CatalogShell {
     pub fn new(state: DurableObjectState, env: Env) -> Result<CatalogShell, JsError> {
         let config = isolate::ready(&env).map_err(|error| JsError::new(&error.to_string()))?;
         let tables = Tables::open(&State::from(state).storage()).map_err(|error| JsError::new(&error.to_string()))?;
-        Ok(Self { tables, env, config })
+        Ok(Self(Rc::new(CatalogObject { tables, env, config })))
     }
 
     /// Answers one message, within the transaction that the door has opened.
@@ -40,12 +45,12 @@ impl CatalogShell {
         let broken = |error: worker::Error| JsError::new(&error.to_string());
         match serde_json::from_str(message)? {
             ToCatalog::Document(key) => {
-                let signed = publisher::signed(&self.tables, &key).map_err(broken)?;
+                let signed = publisher::signed(&self.0.tables, &key).map_err(broken)?;
                 Ok(serde_json::to_string(&DocumentAnswer { signed })?)
             }
             ToCatalog::Publish(publications) => {
                 for publication in &publications {
-                    publisher::publish(&self.tables, &self.config, publication, now).map_err(broken)?;
+                    publisher::publish(&self.0.tables, &self.0.config, publication, now).map_err(broken)?;
                 }
                 Ok("true".to_owned())
             }
@@ -55,16 +60,21 @@ impl CatalogShell {
     /// When the alarm must ring.
     pub fn due(&self) -> Result<Option<f64>, JsError> {
         #[expect(clippy::cast_precision_loss, reason = "times are below 2^53")]
-        Ok(self.tables.next_alarm().map_err(|error| JsError::new(&error.to_string()))?.map(|at| at.0 as f64))
+        Ok(self.0.tables.next_alarm().map_err(|error| JsError::new(&error.to_string()))?.map(|at| at.0 as f64))
     }
 
     /// Does what is due. Never fails: what fails is tried again later.
-    pub async fn alarm(&self) {
-        self.tables.serve(async |job, now| self.work(job, now).await).await;
+    #[must_use]
+    pub fn alarm(&self) -> Promise {
+        let object = Rc::clone(&self.0);
+        promise(async move {
+            object.tables.serve(async |job, now| object.work(job, now).await).await;
+            Ok(JsValue::UNDEFINED)
+        })
     }
 }
 
-impl CatalogShell {
+impl CatalogObject {
     async fn work(&self, job: Job, now: UnixMillis) -> Result<Option<UnixMillis>, String> {
         match job {
             Job::Put => {

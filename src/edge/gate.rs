@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select};
+use js_sys::Promise;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
@@ -18,6 +19,7 @@ use super::documents::{self, Read};
 use super::door::{behind, instant};
 use super::isolate;
 use super::object::ask_tenant;
+use super::promise::promise;
 use crate::domain::catalog::{Charge, Recording, Target};
 use crate::domain::decision::{Code, Fail, Mode, Tier};
 use crate::domain::document::DocumentKey;
@@ -43,10 +45,13 @@ pub(crate) fn clock() -> UnixMillis {
 
 /// Decides about a request, waiting for what it needs. The answer is a verdict, or `api`: the request is not for the gate.
 #[wasm_bindgen]
-pub async fn gate(request: web_sys::Request, env: Env, now: f64) -> Result<String, JsError> {
-    let config = isolate::ready(&env).map_err(|error| JsError::new(&error.to_string()))?;
-    let head = Head::of(&request, instant(now));
-    Ok(decide(&env, &config, &head).await)
+#[must_use]
+pub fn gate(request: &web_sys::Request, env: Env, now: f64) -> Promise {
+    let head = Head::of(request, instant(now));
+    promise(async move {
+        let config = isolate::ready(&env)?;
+        Ok(decide(&env, &config, &head).await)
+    })
 }
 
 /// What of a request a decision looks at, owned.
@@ -391,10 +396,18 @@ fn refuse(config: &Config, code: Code, now: UnixMillis) -> String {
 
 /// Behind a reply: renews leases, reports use, reads documents anew; then stays until what is not spent was given back.
 #[wasm_bindgen]
-pub async fn renew(what: String, env: Env, now: f64) {
-    let Ok(behind) = what.parse::<Behind>() else { return };
-    let Ok(config) = isolate::ready(&env) else { return };
-    let now = instant(now);
+#[must_use]
+pub fn renew(what: &str, env: Env, now: f64) -> Promise {
+    let behind = what.parse::<Behind>();
+    promise(async move {
+        if let (Ok(behind), Ok(config)) = (behind, isolate::ready(&env)) {
+            renewed(&env, &config, behind, instant(now)).await;
+        }
+        Ok(JsValue::UNDEFINED)
+    })
+}
+
+async fn renewed(env: &Env, config: &Config, behind: Behind, now: UnixMillis) {
     let mut keys = Vec::new();
     if behind.catalog {
         keys.push(DocumentKey::Catalog);
@@ -405,12 +418,12 @@ pub async fn renew(what: String, env: Env, now: f64) {
     }
     let had_stand_ins = keys.iter().any(|key| matches!(key, DocumentKey::Plan(..)));
     let reads = async {
-        join_all(keys.iter().map(|key| documents::read(&env, &config, key, now))).await;
+        join_all(keys.iter().map(|key| documents::read(env, config, key, now))).await;
         if had_stand_ins {
             isolate::with(|isolate| isolate.gate.forget_equipment());
         }
     };
-    futures_util::future::join(reads, tend(&env, &config, behind.tenant, now)).await;
+    futures_util::future::join(reads, tend(env, config, behind.tenant, now)).await;
 }
 
 /// Sends what is due to the limiter; one request in an isolate stays to send what becomes due while nobody comes.
@@ -455,14 +468,16 @@ async fn report(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
 /// Records the use of a request that a lease paid for, beside the origin's work. `undefined` when it is safe; otherwise the
 /// verdict that takes the place of the origin's answer.
 #[wasm_bindgen]
-pub async fn record(handle: String, env: Env) -> Option<String> {
-    conclude_exact(&handle, &env, None).await
+#[must_use]
+pub fn record(handle: String, env: Env) -> Promise {
+    promise(async move { Ok(conclude_exact(&handle, &env, None).await) })
 }
 
 /// Charges a request by what its origin answered: `status`, 0 for no answer. `undefined` when that is safe.
 #[wasm_bindgen]
-pub async fn settle(handle: String, status: u16, env: Env) -> Option<String> {
-    conclude_exact(&handle, &env, Some((1..400).contains(&status))).await
+#[must_use]
+pub fn settle(handle: String, status: u16, env: Env) -> Promise {
+    promise(async move { Ok(conclude_exact(&handle, &env, Some((1..400).contains(&status))).await) })
 }
 
 async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Option<String> {

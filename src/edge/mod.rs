@@ -15,6 +15,7 @@ mod isolate;
 mod ledger;
 mod object;
 mod operator;
+mod promise;
 mod publisher;
 mod sealer;
 mod storage;

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use js_sys::Promise;
 use serde::Deserialize;
 use wasm_bindgen::prelude::*;
 use worker::durable::State;
@@ -15,6 +16,7 @@ use worker::{Env, console_error};
 
 use super::config::Config;
 use super::object::ask_tenant;
+use super::promise::promise;
 use super::publisher;
 use super::storage::{Tables, integer};
 use super::{isolate, ledger, sealer};
@@ -30,7 +32,9 @@ use crate::wire::object::{AskTenant, Books, DocumentAnswer, LimitAnswer, ToTenan
 
 /// The shell around one tenant's rules.
 #[wasm_bindgen]
-pub struct TenantShell {
+pub struct TenantShell(Rc<TenantObject>);
+
+struct TenantObject {
     tables: Tables,
     env: Env,
     config: Arc<Config>,
@@ -39,6 +43,10 @@ pub struct TenantShell {
     /// What is to be sent to the parent's limiter behind the answer.
     upward: RefCell<Option<Call>>,
 }
+
+/// A panic leaves no memory half changed: the limiter is taken out while it works and put back when all is stored, and the
+/// tenant and the upward call are only ever replaced whole.
+impl std::panic::RefUnwindSafe for TenantObject {}
 
 /// A call on its way to the parent's limiter and back.
 #[derive(serde::Serialize, Deserialize)]
@@ -57,7 +65,14 @@ impl TenantShell {
     pub fn new(state: DurableObjectState, env: Env) -> Result<TenantShell, JsError> {
         let config = isolate::ready(&env).map_err(|error| broken(&error))?;
         let tables = Tables::open(&State::from(state).storage()).map_err(|error| broken(&error))?;
-        Ok(Self { tables, env, config, limiter: RefCell::new(None), tenant: RefCell::new(None), upward: RefCell::new(None) })
+        Ok(Self(Rc::new(TenantObject {
+            tables,
+            env,
+            config,
+            limiter: RefCell::new(None),
+            tenant: RefCell::new(None),
+            upward: RefCell::new(None),
+        })))
     }
 
     /// Answers one message, within the transaction that the door has opened. An answer that begins with `above` is none
@@ -65,39 +80,101 @@ impl TenantShell {
     pub fn call(&self, message: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
         let ToTenant { tenant, ask } = serde_json::from_str(message)?;
-        self.recognise(tenant)?;
+        self.0.recognise(tenant)?;
         match ask {
-            AskTenant::Limit(call) => self.limit(tenant, &call, now),
+            AskTenant::Limit(call) => self.0.limit(tenant, &call, now),
             AskTenant::Document => {
-                let signed = publisher::signed(&self.tables, &DocumentKey::Tenant(tenant)).map_err(|error| broken(&error))?;
+                let signed = publisher::signed(&self.0.tables, &DocumentKey::Tenant(tenant)).map_err(|error| broken(&error))?;
                 Ok(serde_json::to_string(&DocumentAnswer { signed })?)
             }
             AskTenant::Publish(publication) => {
-                let newer = publisher::publish(&self.tables, &self.config, &publication, now).map_err(|error| broken(&error))?;
+                let newer = publisher::publish(&self.0.tables, &self.0.config, &publication, now).map_err(|error| broken(&error))?;
                 if newer {
-                    *self.tenant.borrow_mut() = None;
-                    self.tables.schedule(Job::Seal, now).map_err(|error| broken(&error))?;
+                    *self.0.tenant.borrow_mut() = None;
+                    self.0.tables.schedule(Job::Seal, now).map_err(|error| broken(&error))?;
                 }
                 Ok(serde_json::to_string(&newer)?)
             }
             AskTenant::Seal => {
-                self.tables.schedule(Job::Seal, now).map_err(|error| broken(&error))?;
+                self.0.tables.schedule(Job::Seal, now).map_err(|error| broken(&error))?;
                 Ok("true".to_owned())
             }
-            AskTenant::Books => Ok(serde_json::to_string(&self.books(tenant, now)?)?),
+            AskTenant::Books => Ok(serde_json::to_string(&self.0.books(tenant, now)?)?),
         }
     }
 
     /// What is to be sent to the parent's limiter behind an answer: for [`Self::above`].
     pub fn upward(&self) -> Result<Option<String>, JsError> {
-        let Some(call) = self.upward.borrow_mut().take() else { return Ok(None) };
-        let Some(tenant) = self.document().map_err(|error| broken(&error))? else { return Ok(None) };
+        let Some(call) = self.0.upward.borrow_mut().take() else { return Ok(None) };
+        let Some(tenant) = self.0.document().map_err(|error| broken(&error))? else { return Ok(None) };
         Ok(Some(serde_json::to_string(&Upward { tenant: tenant.tenant, call: Box::new(call), waits: None })?))
     }
 
     /// Sends a call to the parent's limiter; what it said is for [`Self::conclude`].
-    pub async fn above(&self, upward: String) -> Result<String, JsError> {
-        let upward: Upward = serde_json::from_str(&upward)?;
+    #[must_use]
+    pub fn above(&self, upward: String) -> Promise {
+        let object = Rc::clone(&self.0);
+        promise(async move { object.above(&upward).await.map_err(JsValue::from) })
+    }
+
+    /// Takes in what the parent's limiter said, within a transaction; answers the message that waited for it, if one did.
+    pub fn conclude(&self, said: &str, now: f64) -> Result<String, JsError> {
+        let now = super::door::instant(now);
+        let (upward, reply): (Upward, Option<Reply>) = serde_json::from_str(said)?;
+        let (answer, effects) = self.0.with_limiter(upward.tenant, now, |limiter| match upward.waits {
+            Some((id, mut so_far)) => {
+                let (outcome, effects) = limiter.forwarded(id, reply.as_ref(), now);
+                so_far.outcome = outcome.map(|outcome| (id, outcome));
+                (so_far, effects)
+            }
+            None => {
+                if let Some(reply) = &reply {
+                    limiter.parent_reply(reply, now);
+                }
+                (Reply::default(), Effects::default())
+            }
+        })?;
+        self.0.book(effects, now)?;
+        Ok(serde_json::to_string(&LimitAnswer { reply: answer, document: None })?)
+    }
+
+    /// Lets time pass at the limiter, within a transaction: reservations lapse, leases from above are renewed.
+    pub fn tick(&self, _: &str, now: f64) -> Result<String, JsError> {
+        let now = super::door::instant(now);
+        if self.0.tables.due(now).map_err(|error| broken(&error))?.contains(&Job::Tick)
+            && let Some(tenant) = self.0.document().map_err(|error| broken(&error))?
+        {
+            self.0.tables.finish_at_once(Job::Tick).map_err(|error| broken(&error))?;
+            let effects = self.0.with_limiter(tenant.tenant, now, |limiter| limiter.tick(now))?;
+            self.0.book(effects, now)?;
+        }
+        Ok(String::new())
+    }
+
+    /// When the alarm must ring.
+    pub fn due(&self) -> Result<Option<f64>, JsError> {
+        #[expect(clippy::cast_precision_loss, reason = "times are below 2^53")]
+        Ok(self.0.tables.next_alarm().map_err(|error| broken(&error))?.map(|at| at.0 as f64))
+    }
+
+    /// Does what is due. Never fails: what fails is tried again later.
+    #[must_use]
+    pub fn alarm(&self) -> Promise {
+        let object = Rc::clone(&self.0);
+        promise(async move {
+            object.tables.serve(async |job, now| object.work(job, now).await).await;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+}
+
+fn broken(error: &worker::Error) -> JsError {
+    JsError::new(&error.to_string())
+}
+
+impl TenantObject {
+    async fn above(&self, upward: &str) -> Result<String, JsError> {
+        let upward: Upward = serde_json::from_str(upward)?;
         let tenant = self.document().map_err(|error| broken(&error))?;
         let reply = match tenant.and_then(|tenant| tenant.ancestors.first().map(|parent| parent.tenant)) {
             Some(parent) => {
@@ -112,57 +189,6 @@ impl TenantShell {
         Ok(serde_json::to_string(&(upward, reply))?)
     }
 
-    /// Takes in what the parent's limiter said, within a transaction; answers the message that waited for it, if one did.
-    pub fn conclude(&self, said: &str, now: f64) -> Result<String, JsError> {
-        let now = super::door::instant(now);
-        let (upward, reply): (Upward, Option<Reply>) = serde_json::from_str(said)?;
-        let (answer, effects) = self.with_limiter(upward.tenant, now, |limiter| match upward.waits {
-            Some((id, mut so_far)) => {
-                let (outcome, effects) = limiter.forwarded(id, reply.as_ref(), now);
-                so_far.outcome = outcome.map(|outcome| (id, outcome));
-                (so_far, effects)
-            }
-            None => {
-                if let Some(reply) = &reply {
-                    limiter.parent_reply(reply, now);
-                }
-                (Reply::default(), Effects::default())
-            }
-        })?;
-        self.book(effects, now)?;
-        Ok(serde_json::to_string(&LimitAnswer { reply: answer, document: None })?)
-    }
-
-    /// Lets time pass at the limiter, within a transaction: reservations lapse, leases from above are renewed.
-    pub fn tick(&self, _: &str, now: f64) -> Result<String, JsError> {
-        let now = super::door::instant(now);
-        if self.tables.due(now).map_err(|error| broken(&error))?.contains(&Job::Tick)
-            && let Some(tenant) = self.document().map_err(|error| broken(&error))?
-        {
-            self.tables.finish_at_once(Job::Tick).map_err(|error| broken(&error))?;
-            let effects = self.with_limiter(tenant.tenant, now, |limiter| limiter.tick(now))?;
-            self.book(effects, now)?;
-        }
-        Ok(String::new())
-    }
-
-    /// When the alarm must ring.
-    pub fn due(&self) -> Result<Option<f64>, JsError> {
-        #[expect(clippy::cast_precision_loss, reason = "times are below 2^53")]
-        Ok(self.tables.next_alarm().map_err(|error| broken(&error))?.map(|at| at.0 as f64))
-    }
-
-    /// Does what is due. Never fails: what fails is tried again later.
-    pub async fn alarm(&self) {
-        self.tables.serve(async |job, now| self.work(job, now).await).await;
-    }
-}
-
-fn broken(error: &worker::Error) -> JsError {
-    JsError::new(&error.to_string())
-}
-
-impl TenantShell {
     async fn work(&self, job: Job, now: UnixMillis) -> Result<Option<UnixMillis>, String> {
         let kv = || self.env.kv("DOCUMENTS").map_err(|error| error.to_string());
         match job {
