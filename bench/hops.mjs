@@ -15,11 +15,11 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 /** Tollgate with every binding counted. */
 export async function startCounted(options = {}, holdMs = 0) {
   const calls = [];
-  const note = async ({ binding, phase }) => {
+  const note = async ({ binding, phase, detail }) => {
     if (phase === "before") {
-      calls.push({ kind: KINDS[binding], settled: false });
+      calls.push({ kind: KINDS[binding], binding, detail, settled: false });
       if (holdMs) await pause(holdMs);
-    } else calls.find((call) => call.kind === KINDS[binding] && !call.settled).settled = true;
+    } else calls.findLast((call) => call.binding === binding && call.detail === detail && !call.settled).settled = true;
   };
   const local = await startLocal({
     workers: [originWorker], services: { ORIGIN: originWorker.name },
@@ -68,14 +68,14 @@ export async function hops(target) {
 }
 
 async function tollgateHops(target) {
-  const { local, calls } = await startCounted();
+  const { local, calls } = await startCounted({}, HOLD_MS);
   try {
     await publishCatalog(local, target.name === "tollgate" ? "demo" : { service: "ORIGIN" });
     await publishPlan(local);
     const keys = await addTenants(local, TENANTS);
     const url = `${atAddress(local.url)}/gate${PATH}`;
     await warm(url, [...keys, ...keys, ...keys, ...keys, ...keys, ...keys]); // asked often enough to be lent units
-    await pause(100);
+    await pause(200);
     return await count(url, [...keys, ...keys], calls, false);
   } finally {
     await local.stop();
@@ -85,10 +85,11 @@ async function tollgateHops(target) {
 async function count(url, keys, calls, settle) {
   const totals = { awaited: {}, behind: {} };
   for (const key of keys) {
-    calls.length = 0;
+    const from = calls.length;
     await ask(url, key);
-    add(totals.awaited, tally(calls.filter((call) => call.settled)));
-    add(totals.behind, tally(calls.filter((call) => !call.settled)));
+    const mine = calls.slice(from);
+    add(totals.awaited, tally(mine.filter((call) => call.settled)));
+    add(totals.behind, tally(mine.filter((call) => !call.settled)));
     if (settle) await pause(2 * HOLD_MS);
   }
   return perRequest(totals, keys.length);
