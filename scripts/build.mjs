@@ -42,7 +42,7 @@ const WORKER = {
 
 /** Named one by one: `--all-features` emits a module that workerd refuses. These are what rustc uses, and unwinding's exceptions. */
 const FEATURES = ["mutable-globals", "sign-ext", "nontrapping-float-to-int", "bulk-memory", "multivalue", "reference-types", "exception-handling"];
-const WASM_OPT = ["-O3", ...FEATURES.map((feature) => `--enable-${feature}`)];
+const WASM_OPT = ["-Os", ...FEATURES.map((feature) => `--enable-${feature}`)];
 
 const cargo = (title, cwd, args, env) => step(title, (onLine) => run("cargo", args, { cwd, env, onLine, title }));
 

@@ -30,6 +30,8 @@ pub const RESIDENT_BYTES: usize = 64 * 1024 * 1024;
 const ABSENT_MS: u64 = 5_000;
 /// How many absent tenants are remembered. Each costs a MAC that only Tollgate could have made, so there are few.
 const ABSENT: usize = 1_024;
+/// For how long the absence of a catalog is believed.
+const EMPTY_MS: u64 = 1_000;
 /// The first segment of gated paths on the API host.
 const PREFIX: &str = "gate";
 
@@ -354,6 +356,16 @@ impl Gate {
         Ok(())
     }
 
+    /// Notes that no catalog was published yet: an empty one, looked for again soon.
+    pub fn take_empty_catalog(&mut self, now: UnixMillis) {
+        if self.catalog.as_ref().is_none_or(|held| held.document.serial == 0) {
+            self.catalog = None;
+            let document = Document { serial: 0, expires: now.plus(EMPTY_MS), body: Catalog::default() };
+            // An empty catalog has no routes that could make no table.
+            let _ = self.take_catalog(document, now);
+        }
+    }
+
     /// Takes in a plan version.
     pub fn take_plan(&mut self, document: Document<Plan>) {
         let key = (document.body.plan.clone(), document.body.version);
@@ -463,6 +475,15 @@ fn bearer(authorization: &str) -> Option<&str> {
         .and_then(|_| authorization.get(7..))
         .map(str::trim)
         .filter(|text| Mode::ALL.iter().any(|mode| text.starts_with(mode.prefix())))
+}
+
+/// Whether a URL is for the gate by its prefix, whatever its host.
+#[must_use]
+pub fn is_prefixed(url: &str) -> bool {
+    Url::split(url).is_some_and(|url| match CanonicalPath::parse(url.path) {
+        Ok(path) => path.strip_first(PREFIX).is_some(),
+        Err(_) => true,
+    })
 }
 
 /// Whether an `Authorization` carries an API key, which the origin must not see.
