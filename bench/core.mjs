@@ -18,7 +18,7 @@ import { option, root, say } from "../scripts/tools.mjs";
 import { PATH, TENANTS } from "./fixtures.mjs";
 import { digits, median, storeInMemory, table } from "./machine.mjs";
 import { originWorker } from "./targets.mjs";
-import { addTenants, publishCatalog, publishPlan } from "./tenants.mjs";
+import { addTenants, publishCatalog, publishPlan, settle } from "./tenants.mjs";
 
 const WARM = { rounds: 30, calls: 20_000 };
 const COLD_ROUNDS = 30;
@@ -107,6 +107,7 @@ try {
   await publishCatalog(local, "demo");
   await publishPlan(local);
   const keys = await addTenants(local, TENANTS);
+  await settle(local);
   const store = await local.documents();
   const documents = new Map();
   for (const { name } of (await store.list()).keys) documents.set(name, await store.get(name));

@@ -10,7 +10,7 @@ import { AMPLE, PATH } from "./fixtures.mjs";
 import { startCounted } from "./hops.mjs";
 import { checkLoadGenerator, digits, load, median, table } from "./machine.mjs";
 import { atAddress, originWorker } from "./targets.mjs";
-import { addTenants, publishCatalog, publishPlan, warm } from "./tenants.mjs";
+import { addTenants, publishCatalog, publishPlan, settle, warm } from "./tenants.mjs";
 
 const rounds = Number(option("rounds") ?? 5);
 const secs = Number(option("secs") ?? 2);
@@ -45,6 +45,7 @@ async function beside(dir) {
     // Nearly nothing is left of this one: what is measured of it is the refusal.
     await publishPlan(local, "spent", { units: 1, per_ms: 60_000, burst: 1 });
     const keys = { good: await addTenants(local, 1, "good"), bad: await addTenants(local, 1, "bad"), spent: await addTenants(local, 1, "spent") };
+    await settle(local);
     const url = atAddress(local.url) + GATE;
     await warm(url, [...keys.good, ...keys.bad]);
 
@@ -108,8 +109,10 @@ async function inventedKeys(dir) {
   try {
     await publishCatalog(local, "demo");
     await publishPlan(local);
+    const keys = await addTenants(local, 1);
+    await settle(local);
     const url = atAddress(local.url) + GATE;
-    await warm(url, await addTenants(local, 1));
+    await warm(url, keys);
     await new Promise((resolve) => setTimeout(resolve, 7_000)); // what that tenant left behind its replies ends
     const from = calls.length;
     const target = { name: "invented", pid: local.pid, url, path: GATE, keys: [] };

@@ -4,7 +4,7 @@ import { startLocal } from "../scripts/local.mjs";
 import { PATH, TENANTS } from "./fixtures.mjs";
 import { median } from "./machine.mjs";
 import { atAddress, originWorker, start } from "./targets.mjs";
-import { addTenants, publishCatalog, publishPlan, warm } from "./tenants.mjs";
+import { addTenants, publishCatalog, publishPlan, settle, warm } from "./tenants.mjs";
 
 const COLD_TENANTS = 128;
 /** Each call is held this long, so that none that was left behind a reply can end before the reply has come. */
@@ -73,6 +73,7 @@ async function tollgateHops(target) {
     await publishCatalog(local, target.name === "tollgate" ? "demo" : { service: "ORIGIN" });
     await publishPlan(local);
     const keys = await addTenants(local, TENANTS);
+    await settle(local);
     const url = `${atAddress(local.url)}/gate${PATH}`;
     await warm(url, [...keys, ...keys, ...keys, ...keys, ...keys, ...keys]); // asked often enough to be lent units
     await pause(200);
@@ -102,6 +103,7 @@ export async function cold() {
     await publishCatalog(local, "demo");
     await publishPlan(local);
     const [first, ...keys] = await addTenants(local, COLD_TENANTS + 1);
+    await settle(local);
     const url = `${atAddress(local.url)}/gate${PATH}`;
     await warm(url, [first]);
     await pause(200);
@@ -120,6 +122,7 @@ async function coldTimes() {
     await publishCatalog(local, "demo");
     await publishPlan(local);
     const [first, ...keys] = await addTenants(local, COLD_TENANTS + 1);
+    await settle(local);
     const url = `${atAddress(local.url)}/gate${PATH}`;
     await warm(url, [first]);
     const times = [];

@@ -12,7 +12,7 @@ import { PATH } from "./fixtures.mjs";
 import { startCounted } from "./hops.mjs";
 import { digits, table } from "./machine.mjs";
 import { atAddress } from "./targets.mjs";
-import { addTenants, publishCatalog, publishPlan } from "./tenants.mjs";
+import { addTenants, publishCatalog, publishPlan, settle } from "./tenants.mjs";
 
 const LOAD = 0.8;
 const WARM_SECS = 5;
@@ -49,6 +49,7 @@ async function measure({ rate, burst, tenants, gates }) {
     await publishCatalog(local, "demo");
     await publishPlan(local, "bench", { units: rate, per_ms: 1_000, burst });
     const keys = await addTenants(local, tenants);
+    await settle(local);
     const counts = { requests: 0, admitted: 0, leased: 0 };
     const before = WARM_SECS * 1000;
     let from = 0;

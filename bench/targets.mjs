@@ -14,7 +14,7 @@ import { startLocal } from "../scripts/local.mjs";
 import { config } from "../scripts/settings.mjs";
 import { PATH, TENANTS, keys, records, vars } from "./fixtures.mjs";
 import { residentMb } from "./machine.mjs";
-import { addTenants, publishCatalog, publishPlan, warm } from "./tenants.mjs";
+import { addTenants, publishCatalog, publishPlan, settle, warm } from "./tenants.mjs";
 
 const here = import.meta.dirname;
 const HOST = "127.0.0.1";
@@ -55,9 +55,11 @@ async function startTollgate(target) {
   try {
     await publishCatalog(local, target);
     await publishPlan(local);
+    const tenants = await addTenants(local, TENANTS);
+    await settle(local);
     const { module, script } = sizes();
     return {
-      local, pid: local.pid, url: atAddress(local.url) + GATE, path: GATE, keys: await addTenants(local, TENANTS),
+      local, pid: local.pid, url: atAddress(local.url) + GATE, path: GATE, keys: tenants,
       gzip: module.gzip + script.gzip, stop: () => local.stop(),
     };
   } catch (error) {
