@@ -27,7 +27,7 @@ const exports = (units) => ({ meter: "export_jobs", quota: { units, per: "month"
 const PLANS = {
   free: {
     title: "Free",
-    features: { reports: true },
+    features: { reports: true, analytics: false, exports: false },
     limits: { requests: rate(1, 5), monthly: quota(10_000) },
     upgrade_url: "/pricing",
   },

@@ -114,12 +114,12 @@ impl ApiKey {
         text.push_str(self.mode.prefix());
         for block in self.bytes.chunks_exact(8) {
             let mut value = block.iter().fold(0_u64, |bits, byte| (bits << 8) | u64::from(*byte));
-            let mut digits = [0; BLOCK];
+            let mut digits = ['0'; BLOCK];
             for digit in digits.iter_mut().rev() {
-                *digit = ALPHABET[(value % 62) as usize];
+                *digit = ALPHABET.get((value % 62) as usize).map_or('0', |digit| char::from(*digit));
                 value /= 62;
             }
-            text.extend(digits.iter().map(|&digit| char::from(digit)));
+            text.extend(digits);
         }
         text
     }
@@ -139,16 +139,15 @@ impl fmt::Debug for ApiKey {
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// The value of each base 62 digit; 255 where a byte is none.
-const VALUES: [u8; 256] = {
-    let mut values = [255; 256];
-    let mut value = 0;
-    while value < 62 {
-        values[ALPHABET[value] as usize] = value as u8;
-        value += 1;
+/// The value of a base 62 digit.
+const fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'A'..=b'Z' => Some(byte - b'A' + 10),
+        b'a'..=b'z' => Some(byte - b'a' + 36),
+        _ => None,
     }
-    values
-};
+}
 
 impl FromStr for ApiKey {
     type Err = InvalidApiKey;
@@ -158,20 +157,15 @@ impl FromStr for ApiKey {
             return Err(InvalidApiKey);
         }
         let mode = Mode::ALL.into_iter().find(|mode| text.starts_with(mode.prefix())).ok_or(InvalidApiKey)?;
+        let digits = text.as_bytes().get(mode.prefix().len()..).ok_or(InvalidApiKey)?;
         let mut bytes = [0; BYTES];
-        let blocks = text.as_bytes()[mode.prefix().len()..].chunks_exact(BLOCK);
-        for (out, block) in bytes.chunks_exact_mut(8).zip(blocks) {
+        for (out, block) in bytes.chunks_exact_mut(8).zip(digits.chunks_exact(BLOCK)) {
             let mut value = 0_u64;
             for &byte in block {
-                let digit = VALUES[byte as usize];
-                if digit == 255 {
-                    return Err(InvalidApiKey);
-                }
+                let digit = digit(byte).ok_or(InvalidApiKey)?;
                 // 62^11 exceeds 2^64: a block past it would be a second text for the same bytes.
-                value = value
-                    .checked_mul(62)
-                    .and_then(|value| value.checked_add(u64::from(digit)))
-                    .ok_or(InvalidApiKey)?;
+                value =
+                    value.checked_mul(62).and_then(|value| value.checked_add(u64::from(digit))).ok_or(InvalidApiKey)?;
             }
             out.copy_from_slice(&value.to_be_bytes());
         }
@@ -265,7 +259,7 @@ impl KeyRing {
         bytes[16..SIGNED].copy_from_slice(&secret);
         if let Some(newest) = self.0.first() {
             let mac = Self::mac(newest, mode, &bytes).finalize().into_bytes();
-            bytes[SIGNED..].copy_from_slice(&mac[..8]);
+            bytes[SIGNED..].iter_mut().zip(mac).for_each(|(byte, mac)| *byte = mac);
         }
         ApiKey { mode, bytes }
     }
@@ -273,7 +267,9 @@ impl KeyRing {
     /// Whether one of the ring's secrets made this key. Compares in constant time.
     #[must_use]
     pub fn verify(&self, key: &ApiKey) -> bool {
-        self.0.iter().any(|state| Self::mac(state, key.mode, &key.bytes).verify_truncated_left(&key.bytes[SIGNED..]).is_ok())
+        self.0
+            .iter()
+            .any(|state| Self::mac(state, key.mode, &key.bytes).verify_truncated_left(&key.bytes[SIGNED..]).is_ok())
     }
 
     fn mac(state: &Hmac<Sha256>, mode: Mode, bytes: &[u8; BYTES]) -> Hmac<Sha256> {
@@ -323,7 +319,6 @@ mod tests {
         // Keys live in customers' vaults: a change here locks every one of them out.
         assert_eq!(key(Mode::Live, [9; 16]).reveal(), include_str!("../../tests/golden/api_key.txt").trim_end());
     }
-
 
     #[test]
     fn a_secret_that_is_too_short_makes_no_ring() {

@@ -88,7 +88,8 @@ impl<K: Copy + Eq + Hash, V> Cache<K, V> {
 
     /// Says that what is at `place` now weighs `weight`; puts out others for it where it must.
     pub fn reweigh(&mut self, place: Place, weight: usize) {
-        let Some(entry) = self.entries.get_mut(place.at).and_then(Option::as_mut).filter(|e| e.birth == place.birth) else {
+        let Some(entry) = self.entries.get_mut(place.at).and_then(Option::as_mut).filter(|e| e.birth == place.birth)
+        else {
             return;
         };
         self.weight = self.weight - entry.weight + weight;

@@ -157,7 +157,7 @@ impl Catalog {
                 return wrong(format!("/features/{name}/default"), detail);
             }
         }
-        for name in self.kill_switches.keys().filter(|name| !self.features.contains_key(*name)) {
+        if let Some(name) = self.kill_switches.keys().find(|name| !self.features.contains_key(*name)) {
             return wrong(format!("/kill_switches/{name}"), "there is no such feature".to_owned());
         }
         for (name, meter) in &self.meters {
@@ -171,20 +171,31 @@ impl Catalog {
             if let Target::Https(base) = &origin.target
                 && !is_https_base(base)
             {
-                let detail = "must be https://host, without user, port of another kind, path or query, and not an address".to_owned();
+                let detail =
+                    "must be https://host, without user, port of another kind, path or query, and not an address"
+                        .to_owned();
                 return wrong(format!("/origins/{name}/target/https"), detail);
             }
             for (at, host) in origin.hosts.iter().enumerate() {
                 if !is_hostname(host) {
-                    return wrong(format!("/origins/{name}/hosts/{at}"), "must be a host name in lower case".to_owned());
+                    return wrong(
+                        format!("/origins/{name}/hosts/{at}"),
+                        "must be a host name in lower case".to_owned(),
+                    );
                 }
                 if let Some(other) = hosts.insert(host, name) {
-                    return wrong(format!("/origins/{name}/hosts/{at}"), format!("leads to the origin {other} already"));
+                    return wrong(
+                        format!("/origins/{name}/hosts/{at}"),
+                        format!("leads to the origin {other} already"),
+                    );
                 }
             }
             for (at, route) in origin.routes.iter().enumerate() {
                 if let Some(feature) = route.feature.as_ref().filter(|feature| !self.features.contains_key(*feature)) {
-                    return wrong(format!("/origins/{name}/routes/{at}/feature"), format!("there is no feature {feature}"));
+                    return wrong(
+                        format!("/origins/{name}/routes/{at}/feature"),
+                        format!("there is no feature {feature}"),
+                    );
                 }
                 if let Some(meter) = route.meter.as_ref().filter(|meter| !self.meters.contains_key(*meter)) {
                     return wrong(format!("/origins/{name}/routes/{at}/meter"), format!("there is no meter {meter}"));
@@ -207,7 +218,10 @@ fn is_hostname(text: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    text.len() <= 253 && text.contains('.') && text.split('.').all(label) && text.contains(|c: char| c.is_ascii_lowercase())
+    text.len() <= 253
+        && text.contains('.')
+        && text.split('.').all(label)
+        && text.contains(|c: char| c.is_ascii_lowercase())
 }
 
 /// `https://host` and nothing more. Where requests go is the operator's word, and still no way into private networks.
@@ -255,8 +269,15 @@ mod tests {
             assert!(is_https_base(good), "{good}");
         }
         for bad in [
-            "http://api.example.com", "https://api.example.com/", "https://u@example.com", "https://10.0.0.1",
-            "https://[::1]", "https://localhost", "https://db.internal", "https://example.com:8443", "https://0x7f.1",
+            "http://api.example.com",
+            "https://api.example.com/",
+            "https://u@example.com",
+            "https://10.0.0.1",
+            "https://[::1]",
+            "https://localhost",
+            "https://db.internal",
+            "https://example.com:8443",
+            "https://0x7f.1",
         ] {
             assert!(!is_https_base(bad), "{bad}");
         }

@@ -128,14 +128,8 @@ pub struct Passage<'g, 'r> {
 pub struct Refused<'g> {
     /// Why.
     pub code: Code,
-    /// Which feature, and where that answer comes from.
-    pub feature: Option<Refusal>,
-    /// Which limit, and when to ask again.
-    pub limit: Option<(Shown, Option<u64>)>,
     /// Why the path has no canonical form.
     pub path: Option<NotCanonical>,
-    /// The units asked for.
-    pub cost: u64,
     /// Who.
     pub resident: Option<&'g Resident>,
     /// Who decided.
@@ -146,7 +140,7 @@ impl<'g> Refused<'g> {
     /// A refusal for `code`, of someone not yet known.
     #[must_use]
     pub const fn new(code: Code) -> Self {
-        Self { code, feature: None, limit: None, path: None, cost: 0, resident: None, tier: Tier::Isolate }
+        Self { code, path: None, resident: None, tier: Tier::Isolate }
     }
 
     /// Of this tenant.
@@ -206,13 +200,15 @@ impl Gate {
         let (origin, path) = match catalog.locate(&url) {
             Ok(Some(found)) => found,
             Ok(None) => return Step::Elsewhere,
-            Err(refused) => return Step::Refuse(refused),
+            Err(Unlocated::NoOrigin) => return Step::Refuse(Refused::new(Code::NotFound)),
+            Err(Unlocated::Path(why)) => {
+                return Step::Refuse(Refused { path: Some(why), ..Refused::new(Code::PathNotCanonical) });
+            }
         };
         let Ok(method) = request.method.parse::<Method>() else {
             return Step::Refuse(Refused::new(Code::MethodNotAllowed));
         };
-        let passage =
-            Passage { origin: &origin.name, target: &origin.origin.target, method, path, query: url.query };
+        let passage = Passage { origin: &origin.name, target: &origin.origin.target, method, path, query: url.query };
         if request.preflight && method == Method::Options && origin.origin.preflights == Preflights::Pass {
             return Step::Preflight(passage);
         }
@@ -232,10 +228,8 @@ impl Gate {
         let Some(resident) = self.residents.get(place) else {
             return Step::Refuse(Refused::new(Code::SnapshotUnavailable));
         };
-        if !resident.is_equipped(catalog.document.serial) {
-            if let Some(missing) = equip(resident, catalog, &self.plans) {
-                return Step::Missing(missing);
-            }
+        if let Some(missing) = equip(resident, catalog, &self.plans) {
+            return Step::Missing(missing);
         }
         self.hits += 1;
         let (key, mode) = match standing {
@@ -284,10 +278,8 @@ impl Gate {
         let Some(resident) = self.residents.get(place) else {
             return Caller::Refused(Refused::new(Code::SnapshotUnavailable));
         };
-        if !resident.is_equipped(catalog.document.serial) {
-            if let Some(missing) = equip(resident, catalog, &self.plans) {
-                return Caller::Missing(missing);
-            }
+        if let Some(missing) = equip(resident, catalog, &self.plans) {
+            return Caller::Missing(missing);
         }
         match standing {
             Standing::Good(key, mode) if resident.serves() => {
@@ -347,7 +339,8 @@ impl Gate {
             .iter()
             .flat_map(|held| &held.document.body.plans)
             .flat_map(|(plan, head)| {
-                std::iter::once((plan.clone(), head.version)).chain(head.previous.map(|version| (plan.clone(), version)))
+                std::iter::once((plan.clone(), head.version))
+                    .chain(head.previous.map(|version| (plan.clone(), version)))
             })
             .collect();
         if self.plans.len() > 4 * heads.len() + 64 {
@@ -538,16 +531,13 @@ fn identify(
         return Identified::Unread(tenant);
     };
     let hash = KeyHash::of(text);
-    match resident.place_of(hash) {
-        Some((at, id)) => {
-            keys.insert(text.into(), Known { tenant, resident: place, place: at, id });
-        }
+    if let Some((at, id)) = resident.place_of(hash) {
+        keys.insert(text.into(), Known { tenant, resident: place, place: at, id });
+    } else {
         // Made by Tollgate, and not in the document: perhaps younger than it. Its owner is asked, once in five seconds.
-        None => {
-            resident.hear(resident.serial() + 1, now);
-            if resident.wants_refresh(now) {
-                return Identified::Unread(tenant);
-            }
+        resident.hear(resident.serial() + 1, now);
+        if resident.wants_refresh(now) {
+            return Identified::Unread(tenant);
         }
     }
     Identified::As(place, resident.standing(hash, now))
@@ -559,24 +549,22 @@ fn equip(
     catalog: &Compiled,
     plans: &BTreeMap<(PlanName, u32), Rc<HeldPlan>>,
 ) -> Option<Vec<DocumentKey>> {
+    if resident.is_equipped(catalog.document.serial) {
+        return None;
+    }
     let mut held = Vec::new();
     let mut missing = Vec::new();
     for subscription in resident.subscriptions() {
         let wanted = subscription.and_then(|subscription| {
-            let head = catalog.document.body.plans.get(&subscription.plan);
-            let version = subscription.version.or(head.map(|head| head.version))?;
+            let current = catalog.document.body.plans.get(&subscription.plan).map(|head| head.version);
+            let version = subscription.version.or(current)?;
             Some((subscription.plan.clone(), version))
         });
-        held.push(match wanted {
-            None => None,
-            Some(key) => match plans.get(&key) {
-                Some(plan) => Some(Rc::clone(plan)),
-                None => {
-                    missing.push(DocumentKey::Plan(key.0, key.1));
-                    None
-                }
-            },
-        });
+        let plan = wanted.as_ref().and_then(|key| plans.get(key)).map(Rc::clone);
+        if let (None, Some((plan, version))) = (&plan, wanted) {
+            missing.push(DocumentKey::Plan(plan, version));
+        }
+        held.push(plan);
     }
     if missing.is_empty() {
         resident.equip(held, catalog.document.serial);
@@ -632,23 +620,28 @@ impl Compiled {
     }
 
     /// Which origin a URL is for, and the path there; none for the API of Tollgate itself.
-    fn locate<'r>(&self, url: &Url<'r>) -> Result<Option<(&CompiledOrigin, CanonicalPath<'r>)>, Refused<'static>> {
-        let refuse = |why| Refused { path: Some(why), ..Refused::new(Code::PathNotCanonical) };
+    fn locate<'r>(&self, url: &Url<'r>) -> Result<Option<(&CompiledOrigin, CanonicalPath<'r>)>, Unlocated> {
         let host = url.host.rsplit_once(':').map_or(url.host, |(host, _)| host);
         if let Some(origin) = self.hosts.get(host).and_then(|at| self.origins.get(*at)) {
-            return CanonicalPath::parse(url.path).map(|path| Some((origin, path))).map_err(refuse);
+            return CanonicalPath::parse(url.path).map(|path| Some((origin, path))).map_err(Unlocated::Path);
         }
         let path = match CanonicalPath::parse(url.path) {
             Ok(path) => path,
             // What has no canonical form might be meant for the gate, and is not a path of the API either.
-            Err(why) => return Err(refuse(why)),
+            Err(why) => return Err(Unlocated::Path(why)),
         };
         match (path.strip_first(PREFIX), self.default.and_then(|at| self.origins.get(at))) {
             (None, _) => Ok(None),
-            (Some(_), None) => Err(Refused::new(Code::NotFound)),
+            (Some(_), None) => Err(Unlocated::NoOrigin),
             (Some(path), Some(origin)) => Ok(Some((origin, path))),
         }
     }
+}
+
+/// Why a URL leads nowhere.
+enum Unlocated {
+    NoOrigin,
+    Path(NotCanonical),
 }
 
 /// What is decided about the limits of a request.
@@ -659,16 +652,34 @@ pub enum Outcome {
     /// It would be refused, but its rule only observes.
     Observed(Code),
     /// It may not pass.
-    Refuse {
-        /// Why.
-        code: Code,
-        /// Which feature.
-        feature: Option<Refusal>,
-        /// Which limit, and when to ask again (ms).
-        limit: Option<(Shown, Option<u64>)>,
-    },
+    Refuse(Reason),
     /// Only the limiter can tell.
     Ask,
+}
+
+/// Why a known tenant may not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// The stable code.
+    pub code: Code,
+    /// Which feature.
+    pub feature: Option<Refusal>,
+    /// Which limit, and after how many milliseconds to ask again.
+    pub limit: Option<(Shown, Option<u64>)>,
+}
+
+impl Reason {
+    /// A reason that its code says all about.
+    #[must_use]
+    pub const fn new(code: Code) -> Self {
+        Self { code, feature: None, limit: None }
+    }
+
+    /// For want of a feature.
+    #[must_use]
+    pub const fn feature(refusal: Refusal) -> Self {
+        Self { code: refusal.code, feature: Some(refusal), limit: None }
+    }
 }
 
 impl Standpoint<'_, '_> {
@@ -709,13 +720,13 @@ impl Standpoint<'_, '_> {
     pub fn decide(&mut self, now: UnixMillis) -> Outcome {
         let observes = self.enforcement() == decision::Mode::Observe;
         let Some((way, limits)) = self.way(now) else {
-            return Outcome::Refuse { code: Code::Internal, feature: None, limit: None };
+            return Outcome::Refuse(Reason::new(Code::Internal));
         };
         if let Some(refusal) = &way.refusal {
             if observes {
                 return Outcome::Observed(refusal.code);
             }
-            return Outcome::Refuse { code: refusal.code, feature: Some(refusal.clone()), limit: None };
+            return Outcome::Refuse(Reason::feature(refusal.clone()));
         }
         if way.charges.is_empty() {
             return Outcome::Admit(Tier::Isolate);
@@ -729,7 +740,8 @@ impl Standpoint<'_, '_> {
                     return Outcome::Observed(code);
                 }
                 let shown = way.shown.iter().find(|shown| shown.slot == slot).cloned();
-                Outcome::Refuse { code, feature: None, limit: shown.map(|shown| (shown, Some(retry_after_ms))) }
+                let limit = shown.map(|shown| (shown, Some(retry_after_ms)));
+                Outcome::Refuse(Reason { limit, ..Reason::new(code) })
             }
         }
     }

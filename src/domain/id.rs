@@ -208,13 +208,15 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Writes the low `digits * 5` bits of `bits`, most significant first.
-fn write_base32(f: &mut fmt::Formatter<'_>, bits: u128, digits: u32) -> fmt::Result {
-    for place in (0..digits).rev() {
-        let value = (bits >> (place * 5)) & 31;
-        f.write_str(std::str::from_utf8(&[ALPHABET[value as usize]]).unwrap_or("0"))?;
+/// Writes the low `digits * 5` bits of `bits`, most significant first, at most 26 digits.
+fn write_base32(f: &mut fmt::Formatter<'_>, bits: u128, digits: usize) -> fmt::Result {
+    let mut text = [b'0'; 26];
+    let mut rest = bits;
+    for place in text.iter_mut().take(digits).rev() {
+        *place = *ALPHABET.get((rest & 31) as usize).unwrap_or(&b'0');
+        rest >>= 5;
     }
-    Ok(())
+    f.write_str(text.get(..digits).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default())
 }
 
 /// Reads exactly `digits` digits; refuses a value that 128 bits cannot hold.
@@ -231,15 +233,8 @@ fn from_base32(text: &str, digits: usize) -> Result<u128, InvalidId> {
     })
 }
 
-const fn digit(byte: u8) -> Option<u8> {
-    let mut value = 0;
-    while value < 32 {
-        if ALPHABET[value as usize] == byte {
-            return Some(value);
-        }
-        value += 1;
-    }
-    None
+fn digit(byte: u8) -> Option<u8> {
+    ALPHABET.iter().position(|digit| *digit == byte).and_then(|value| u8::try_from(value).ok())
 }
 
 /// `Debug` and serde for ids whose text is the whole truth.

@@ -7,6 +7,7 @@ pub mod api_key;
 pub mod audit;
 pub mod cache;
 pub mod catalog;
+pub mod check;
 pub mod decision;
 pub mod document;
 pub mod feature;

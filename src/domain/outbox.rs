@@ -42,7 +42,7 @@ impl Event {
         use base64::Engine as _;
         // Maps of serde_json are ordered by key, so equal events have equal texts.
         let text = serde_json::to_vec(self).unwrap_or_default();
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&Sha256::digest(text)[..16])
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(Sha256::digest(text))
     }
 }
 
@@ -111,7 +111,9 @@ pub fn settle(batch: &[Queued], said: &Said) -> Next {
                 let event = &queued.event;
                 match held.get(&(&*event.source, &*event.id)) {
                     Some(fingerprint) if **fingerprint == *event.fingerprint() => next.done.push(queued.seq),
-                    Some(_) => next.quarantine.push((queued.seq, "the ledger holds another event with this id".to_owned())),
+                    Some(_) => {
+                        next.quarantine.push((queued.seq, "the ledger holds another event with this id".to_owned()));
+                    }
                     None => next.wait = Some("the ledger does not show what it committed".to_owned()),
                 }
             }

@@ -94,7 +94,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn at(text: &str) -> UnixMillis {
-        UnixMillis(text.parse::<Timestamp>().unwrap().as_millisecond() as u64)
+        UnixMillis(text.parse::<Timestamp>().unwrap().as_millisecond().cast_unsigned())
     }
 
     #[test]

@@ -173,10 +173,10 @@ impl Resident {
     fn arrange(&mut self) {
         let tenant = &self.document.body;
         let own = feature::Level { tenant: tenant.tenant, overrides: tenant.level.overrides.clone() };
-        let above = tenant.ancestors.iter().map(|ancestor| feature::Level {
-            tenant: ancestor.tenant,
-            overrides: ancestor.level.overrides.clone(),
-        });
+        let above = tenant
+            .ancestors
+            .iter()
+            .map(|ancestor| feature::Level { tenant: ancestor.tenant, overrides: ancestor.level.overrides.clone() });
         self.levels = std::iter::once(own).chain(above).collect();
         self.plans.clear();
         self.ways.clear();
@@ -272,9 +272,12 @@ impl Resident {
     /// The place of the key that hashes to `hash`.
     #[must_use]
     pub fn place_of(&self, hash: KeyHash) -> Option<(usize, KeyId)> {
-        self.document.body.keys.iter().position(|key| key.hash == hash).and_then(|at| {
-            self.document.body.keys.get(at).map(|key| (at, key.id))
-        })
+        self.document
+            .body
+            .keys
+            .iter()
+            .position(|key| key.hash == hash)
+            .and_then(|at| self.document.body.keys.get(at).map(|key| (at, key.id)))
     }
 
     fn standing_of(key: &KeyRecord, now: UnixMillis) -> Standing {
@@ -375,8 +378,15 @@ impl Resident {
                 source: entitlement.source.name(),
             });
         }
-        let mut way =
-            Way { refusal, charges: Vec::new(), shown: Vec::new(), meter: None, payer: None, until, label: Label::default() };
+        let mut way = Way {
+            refusal,
+            charges: Vec::new(),
+            shown: Vec::new(),
+            meter: None,
+            payer: None,
+            until,
+            label: Label::default(),
+        };
         if let Some(name) = asked.meter {
             let meter = catalog.meters.get(name).cloned().unwrap_or_default();
             let bounds = self.bounds(name, asked.mode, now);
@@ -438,8 +448,8 @@ impl Resident {
             for (name, limit) in held.document.body.content.limits.iter().filter(|(_, limit)| limit.meter == *meter) {
                 let source = Resolving { mode, now, catalog: self.catalog, held, anchor: subscription.anchor };
                 // From this tenant up to the owner: a cap adds a bucket on the way, a carve ends it.
-                let carved = chain.iter().take(level).enumerate().any(|(below, holder)| {
-                    match holder.relations.get(name) {
+                let carved =
+                    chain.iter().take(level).enumerate().any(|(below, holder)| match holder.relations.get(name) {
                         None | Some(Relation::Share) => false,
                         Some(Relation::Cap(amount)) => {
                             bounds.push(source.bound(holder, below, name, *amount, self.document.expires));
@@ -449,8 +459,7 @@ impl Resident {
                             bounds.push(source.bound(holder, below, name, *amount, self.document.expires));
                             true
                         }
-                    }
-                });
+                    });
                 if !carved {
                     let own = owner.level.limits.get(name).filter(|own| own.until.is_none_or(|until| now < until));
                     let mut until = self.document.expires;

@@ -10,8 +10,8 @@ use super::api_key::Mode;
 use super::catalog::Recording;
 use super::decision::Code;
 use super::gate::Standpoint;
-use super::id::{KeyId, TenantId};
-use super::limit::{Event, OpId};
+use super::id::{KeyId, RequestId, TenantId};
+use super::limit::Event;
 use super::name::MeterName;
 use super::outbox;
 use super::time::UnixMillis;
@@ -102,20 +102,20 @@ fn shown(standpoint: &mut Standpoint<'_, '_>, what: &str, now: UnixMillis) {
 }
 
 /// The event of a request that its meter records by itself, or that the limiter paid for directly.
-pub fn event(standpoint: &mut Standpoint<'_, '_>, id: OpId, now: UnixMillis) -> Option<Event> {
+pub fn event(standpoint: &mut Standpoint<'_, '_>, id: &str, request: RequestId, now: UnixMillis) -> Option<Event> {
     let (key, mode, route) = (standpoint.key, standpoint.mode, standpoint.route_name());
     let period = standpoint.resident.period(now);
     let (way, _) = standpoint.way(now)?;
     let metering = way.meter.as_ref()?;
     let event = outbox::Event {
         source: "gate".to_owned(),
-        id: id.to_string(),
+        id: id.to_owned(),
         meter: metering.meter.clone(),
         mode,
         quantity: metering.cost,
         at: now,
         period,
-        detail: serde_json::json!({ "key": key, "route": route }),
+        detail: serde_json::json!({ "key": key, "route": route, "request": request }),
     };
     Some(Event { id: event.id.clone(), body: serde_json::to_value(event).ok()? })
 }
@@ -188,7 +188,9 @@ mod tests {
 
     #[test]
     fn labels_round_trip() {
-        for text in ["29916666 api_calls live key_000000001 GET /v1/{id}", "1 - test key_zzzzzzzzz refused rate_limited * /"] {
+        for text in
+            ["29916666 api_calls live key_000000001 GET /v1/{id}", "1 - test key_zzzzzzzzz refused rate_limited * /"]
+        {
             assert_eq!(text.parse::<Label>().unwrap().to_string(), text);
         }
         for text in ["", "1", "1 a live", "x a live key_000000001 r", "1 a dead key_000000001 r"] {

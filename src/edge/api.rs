@@ -28,19 +28,20 @@ use super::operator;
 use super::promise::promise;
 use crate::domain::api_key::Mode;
 use crate::domain::catalog::Catalog;
+use crate::domain::check::{self, Check, Finding, Pending};
 use crate::domain::decision::{Code, Tier};
 use crate::domain::document::DocumentKey;
 use crate::domain::feature::Entitlement;
-use crate::domain::gate::{Caller, Refused, Request, limit_code};
+use crate::domain::gate::{Caller, Refused, Request};
 use crate::domain::id::{KeyId, RequestId, TenantId};
-use crate::domain::limit::{self, Admission, OpId, Verdict as Limited, WAIT_MS};
+use crate::domain::limit::OpId;
 use crate::domain::name::{FeatureName, MeterName};
 use crate::domain::plan::Plan;
-use crate::domain::resident::{Asked, Resident, Way};
+use crate::domain::resident::Resident;
 use crate::domain::time::UnixMillis;
 use crate::portal;
 use crate::wire::json;
-use crate::wire::object::{AskTenant, Books, LimitAnswer};
+use crate::wire::object::{AskTenant, Books};
 use crate::wire::problem::{self, Fault, Problem, Snapshot};
 use crate::wire::sql::shard;
 
@@ -172,7 +173,7 @@ async fn fetch(request: HttpRequest, env: Env, _context: Context) -> worker::Res
     let routes = Router::new()
         .route("/healthz", get(health))
         .route("/problems/{code}", get(page))
-        .route("/v1/check", post(check))
+        .route("/v1/check", post(answer))
         .route("/v1/features", get(features))
         .route("/v1/features/{key}", get(feature))
         .route("/v1/usage", get(usage))
@@ -184,7 +185,6 @@ async fn fetch(request: HttpRequest, env: Env, _context: Context) -> worker::Res
 
 /// Every minute: carries what a crash left.
 #[wasm_bindgen]
-#[must_use]
 pub fn sweep(env: Env, now: f64) -> js_sys::Promise {
     promise(async move {
         let config = isolate::ready(&env)?;
@@ -238,7 +238,9 @@ async fn page(State(api): State<Api>, Path(code): Path<String>) -> Response {
             headers.insert("cache-control", HeaderValue::from_static("public, max-age=3600"));
             headers.insert(
                 "content-security-policy",
-                HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"),
+                HeaderValue::from_static(
+                    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+                ),
             );
             response
         }
@@ -348,6 +350,7 @@ fn show(feature: &FeatureName, entitlement: &Entitlement<'_>) -> Shown {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the field is named for the JSON")]
 struct Features {
     features: Vec<Shown>,
     tenant: TenantId,
@@ -421,21 +424,6 @@ struct Question {
     peek: bool,
 }
 
-#[derive(Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Check {
-    #[serde(default)]
-    feature: Option<FeatureName>,
-    #[serde(default)]
-    meter: Option<MeterName>,
-    #[serde(default = "one")]
-    cost: u64,
-}
-
-const fn one() -> u64 {
-    1
-}
-
 #[derive(Serialize)]
 struct Answer {
     allowed: bool,
@@ -473,30 +461,30 @@ struct Bound {
     resets_at: Option<UnixMillis>,
 }
 
-/// What came of assessing a question without asking anyone.
-enum Assessed {
-    Answer(Box<Answer>),
-    Ask(Box<(TenantId, limit::Call, limit::Ticket, Answer, Vec<(usize, limit::Slot)>)>),
-}
-
 /// 1. 401 unless the key is good. 2. 400, 413 or 422 unless the body is sound. 3. 200, whatever is decided: `allowed` says it.
 #[worker::send]
-async fn check(State(api): State<Api>, headers: HeaderMap, body: Body) -> Response {
+async fn answer(State(api): State<Api>, headers: HeaderMap, body: Body) -> Response {
     let question = match read_body(&headers, body, QUESTION).await.and_then(|bytes| question(&bytes)) {
         Ok(question) => question,
         Err(failure) => return api.problem(&failure),
     };
-    let assessed = match known(&api, &headers, |known| assess(&api, known, &question)).await {
+    let assessed = known(&api, &headers, |known| {
+        let Known { resident, catalog, key, mode, now } = known;
+        let id = OpId(isolate::random());
+        let assessed = check::assess(resident, catalog, (key, mode), &question.checks, question.peek, id, now);
+        let shown = question.checks.iter().map(|check| {
+            check.feature.as_ref().map(|name| show(name, &resident.entitlement(catalog, name.as_str(), now)))
+        });
+        let answer = Answer::new(&api, resident, mode, &assessed.findings, shown.collect(), now);
+        (assessed, answer)
+    });
+    let (assessed, mut answer) = match assessed.await {
         Ok(assessed) => assessed,
         Err(response) => return response,
     };
-    let answer = match assessed {
-        Assessed::Answer(answer) => *answer,
-        Assessed::Ask(asked) => {
-            let (tenant, call, ticket, answer, slots) = *asked;
-            ask(&api, tenant, call, ticket, answer, &slots).await
-        }
-    };
+    if let Some(pending) = assessed.pending {
+        ask(&api, pending, assessed.findings, &mut answer).await;
+    }
     api.json(StatusCode::OK, &answer)
 }
 
@@ -513,7 +501,7 @@ fn question(bytes: &[u8]) -> Result<Question, Failure> {
             feature: Option<FeatureName>,
             #[serde(default)]
             meter: Option<MeterName>,
-            #[serde(default = "one")]
+            #[serde(default = "check::one")]
             cost: u64,
             #[serde(default)]
             peek: bool,
@@ -533,189 +521,65 @@ fn question(bytes: &[u8]) -> Result<Question, Failure> {
     Ok(question)
 }
 
-fn assess(api: &Api, known: Known<'_>, question: &Question) -> Assessed {
-    let Known { resident, catalog, key, mode, now } = known;
-    let upgrade = resident.plan().and_then(|plan| plan.content.upgrade_url.clone());
-    let mut charges: Vec<limit::Charge> = Vec::new();
-    let mut slots = Vec::new();
-    let mut ways: Vec<Way> = Vec::new();
-    let mut checks = Vec::new();
-    for (at, check) in question.checks.iter().enumerate() {
-        let asked =
-            Asked { mode, route: 0, feature: check.feature.as_ref(), meter: check.meter.as_ref(), cost: check.cost };
-        let way = resident.assess(catalog, &asked, now);
-        let unknown_meter = check.meter.as_ref().is_some_and(|meter| !catalog.meters.contains_key(meter));
-        let code = way.refusal.as_ref().map(|refusal| refusal.code).or(unknown_meter.then_some(Code::NotFound));
-        for charge in &way.charges {
-            slots.push((at, charge.slot));
-            match charges.iter_mut().find(|held| held.slot == charge.slot) {
-                Some(held) => held.cost = held.cost.saturating_add(charge.cost),
-                None => charges.push(*charge),
-            }
-        }
-        checks.push(Checked {
-            allowed: code.is_none(),
-            code: code.map(Code::name),
-            feature: check
-                .feature
-                .as_ref()
-                .map(|name| show(name, &resident.entitlement(catalog, name.as_str(), now))),
-            limits: Vec::new(),
-            retry_after_ms: None,
-            upgrade_url: code.and(upgrade.clone()),
-        });
-        ways.push(way);
-    }
-    let mut answer = Answer {
-        allowed: checks.iter().all(|check| check.allowed),
-        checks,
-        tenant: resident.tenant().tenant,
-        mode: mode.name(),
-        snapshot: snapshot(resident, now),
-        tier: Tier::Isolate.name(),
-        request_id: api.id,
-    };
-    if !answer.allowed || question.peek || charges.is_empty() {
-        bounds(resident, &ways, &mut answer);
-        if question.peek {
-            for (check, way) in answer.checks.iter_mut().zip(&ways) {
-                let short = way.charges.iter().any(|charge| resident.limits.remaining(charge.slot) < charge.cost);
-                if check.allowed && short {
-                    check.allowed = false;
-                    check.code = Some(Code::RateLimited.name());
-                }
-            }
-            answer.allowed = answer.checks.iter().all(|check| check.allowed);
-        }
-        return Assessed::Answer(Box::new(answer));
-    }
-    let exact = ways.iter().any(|way| {
-        way.meter.as_ref().is_some_and(|metering| metering.recording == crate::domain::catalog::Recording::Exact)
-    });
-    let admission = if exact { Admission::Ask } else { resident.limits.admit(&charges, now) };
-    match admission {
-        Admission::Admit => {
-            for way in &mut ways {
-                let Some(metering) = &way.meter else { continue };
-                let cost = metering.cost;
-                let paid = way.payer.map(|slot| (slot, resident.limits.payer(slot)));
-                let label = way.label(key, mode, &"/v1/check", now).to_owned();
-                resident.limits.count(paid, &label, cost);
-            }
-            answer.tier = Tier::Lease.name();
-            bounds(resident, &ways, &mut answer);
-            Assessed::Answer(Box::new(answer))
-        }
-        Admission::Deny { slot, code, retry_after_ms } => {
-            bounds(resident, &ways, &mut answer);
-            deny(&mut answer, &slots, slot, limit_code(code), retry_after_ms);
-            Assessed::Answer(Box::new(answer))
-        }
-        Admission::Ask => {
-            let id = OpId(isolate::random());
-            let events: Vec<serde_json::Value> = ways
+impl Answer {
+    fn new(
+        api: &Api,
+        resident: &Resident,
+        mode: Mode,
+        findings: &[Finding],
+        features: Vec<Option<Shown>>,
+        now: UnixMillis,
+    ) -> Self {
+        let upgrade = resident.plan().and_then(|plan| plan.content.upgrade_url.as_ref());
+        let checks = findings.iter().zip(features).map(|(finding, feature)| Checked {
+            allowed: finding.code.is_none(),
+            code: finding.code.map(Code::name),
+            feature,
+            limits: finding
+                .shown
                 .iter()
-                .enumerate()
-                .filter_map(|(at, way)| {
-                    let metering = way.meter.as_ref()?;
-                    let event = crate::domain::outbox::Event {
-                        source: "gate".to_owned(),
-                        id: format!("{id}-{at}"),
-                        meter: metering.meter.clone(),
-                        mode,
-                        quantity: metering.cost,
-                        at: now,
-                        period: resident.period(now),
-                        detail: serde_json::json!({ "key": key, "route": "/v1/check" }),
-                    };
-                    serde_json::to_value(event).ok()
+                .map(|shown| Bound {
+                    name: shown.name.to_string(),
+                    tenant: shown.tenant,
+                    level: shown.level,
+                    quota: shown.quota,
+                    remaining: resident.limits.remaining(shown.slot),
+                    resets_at: shown.ends,
                 })
-                .collect();
-            let event = limit::Event { id: id.to_string(), body: serde_json::Value::Array(events) };
-            let tenant = resident.tenant().tenant;
-            let (call, ticket) = resident.limits.take(id, None, &charges, Some(event), now);
-            bounds(resident, &ways, &mut answer);
-            Assessed::Ask(Box::new((tenant, call, ticket, answer, slots)))
+                .collect(),
+            retry_after_ms: finding.retry_after_ms,
+            upgrade_url: finding.code.and(upgrade.cloned()),
+        });
+        Self {
+            allowed: findings.iter().all(|finding| finding.code.is_none()),
+            checks: checks.collect(),
+            tenant: resident.tenant().tenant,
+            mode: mode.name(),
+            snapshot: snapshot(resident, now),
+            tier: if findings.iter().any(|finding| finding.paid) { Tier::Lease } else { Tier::Isolate }.name(),
+            request_id: api.id,
         }
     }
 }
 
-fn bounds(resident: &Resident, ways: &[Way], answer: &mut Answer) {
-    for (check, way) in answer.checks.iter_mut().zip(ways) {
-        check.limits = way
-            .shown
-            .iter()
-            .map(|shown| Bound {
-                name: shown.name.to_string(),
-                tenant: shown.tenant,
-                level: shown.level,
-                quota: shown.quota,
-                remaining: resident.limits.remaining(shown.slot),
-                resets_at: shown.ends,
-            })
-            .collect();
-    }
-}
-
-fn deny(answer: &mut Answer, slots: &[(usize, limit::Slot)], slot: limit::Slot, code: Code, retry_after_ms: u64) {
-    answer.allowed = false;
-    for (at, held) in slots {
-        if *held == slot
-            && let Some(check) = answer.checks.get_mut(*at)
-        {
-            check.allowed = false;
-            check.code = Some(code.name());
-            check.retry_after_ms = Some(retry_after_ms);
-        }
-    }
-}
-
-async fn ask(
-    api: &Api,
-    tenant: TenantId,
-    call: limit::Call,
-    ticket: limit::Ticket,
-    mut answer: Answer,
-    slots: &[(usize, limit::Slot)],
-) -> Answer {
-    answer.tier = Tier::Limiter.name();
-    let said =
-        gate::within(WAIT_MS, ask_tenant::<LimitAnswer>(&api.env, &api.config, tenant, AskTenant::Limit(Box::new(call))))
-            .await;
+/// Asks the limiter what only it can decide, and brings the answer up to that.
+async fn ask(api: &Api, pending: Pending, mut findings: Vec<Finding>, answer: &mut Answer) {
+    let Pending { tenant, call, ticket } = pending;
+    let said = gate::insist(&api.env, &api.config, tenant, call).await;
     let now = clock();
-    let reply = match said {
-        Some(Ok(said)) => Some(gate::learn(&api.config, tenant, said, now)),
-        Some(Err(_)) | None => None,
-    };
-    let limited = isolate::with(|isolate| {
-        let resident = isolate.gate.resident(tenant)?;
-        let verdict = resident.limits.verdict(ticket, reply.as_ref(), now);
-        let denied = match &verdict {
-            Limited::Deny(denial) => {
-                slots.iter().find(|(_, slot)| resident.limits.key(*slot) == Some(&denial.key)).map(|(_, slot)| *slot)
-            }
-            Limited::Admit | Limited::Unknown => None,
-        };
-        Some((verdict, denied))
+    let reply = said.and_then(Result::ok).map(|said| gate::learn(&api.config, tenant, said, now));
+    isolate::with(|isolate| {
+        if let Some(resident) = isolate.gate.resident(tenant) {
+            check::conclude(resident, ticket, reply.as_ref(), &mut findings, now);
+        }
     });
-    match limited.flatten() {
-        Some((Limited::Admit, _)) => {}
-        Some((Limited::Deny(denial), slot)) => {
-            let code = limit_code(denial.code);
-            answer.allowed = false;
-            if let Some(slot) = slot {
-                deny(&mut answer, slots, slot, code, denial.retry_after_ms);
-            }
-        }
-        Some((Limited::Unknown, _)) | None => {
-            answer.allowed = false;
-            for check in &mut answer.checks {
-                check.allowed = false;
-                check.code = Some(Code::LimiterUnavailable.name());
-            }
-        }
+    answer.tier = Tier::Limiter.name();
+    answer.allowed = findings.iter().all(|finding| finding.code.is_none());
+    for (checked, finding) in answer.checks.iter_mut().zip(&findings) {
+        checked.allowed = finding.code.is_none();
+        checked.code = finding.code.map(Code::name);
+        checked.retry_after_ms = finding.retry_after_ms;
     }
-    answer
 }
 
 /// What the caller has used: from the ledger, and what is still on its way there.

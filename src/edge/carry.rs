@@ -86,23 +86,31 @@ pub(crate) async fn tree(env: &Env, config: &Config, name: &ShardName, root: Ten
     }
     let text = |abort: Abort| abort.to_string();
     let database = Database::shard(env, name).map_err(text)?;
-    let members: Vec<Member> =
-        database.rows(shard::TREE, &[(&root.to_string()).into()]).await.map_err(text)?;
+    let members: Vec<Member> = database.rows(shard::TREE, &[(&root.to_string()).into()]).await.map_err(text)?;
     for Member { tenant_id } in members {
         one(env, config, &database, name, tenant_id).await?;
     }
     Ok(())
 }
 
-async fn one(env: &Env, config: &Config, database: &Database, name: &ShardName, tenant: TenantId) -> Result<(), String> {
+async fn one(
+    env: &Env,
+    config: &Config,
+    database: &Database,
+    name: &ShardName,
+    tenant: TenantId,
+) -> Result<(), String> {
     let text = |abort: Abort| abort.to_string();
     let id = tenant.to_string();
     // Read before the rows: what is noted later stays for the next time.
     let head: Option<Seq> = database.row(shard::OUTBOX_HEAD, &[(&id).into()]).await.map_err(text)?;
     let chain = chain(database, tenant).await.map_err(text)?;
-    let Some((serial, document)) = rows::tenant(&chain, name).map_err(|error| error.to_string())? else { return Ok(()) };
+    let Some((serial, document)) = rows::tenant(&chain, name).map_err(|error| error.to_string())? else {
+        return Ok(());
+    };
     let publication = publication(DocumentKey::Tenant(tenant), serial, &document)?;
-    let _: bool = ask_tenant(env, config, tenant, AskTenant::Publish(publication)).await.map_err(|error| error.to_string())?;
+    let _: bool =
+        ask_tenant(env, config, tenant, AskTenant::Publish(publication)).await.map_err(|error| error.to_string())?;
     let mut batch = database.batch();
     batch.add(shard::CLEAR_OUTBOX, &[(&id).into(), head.map_or(0, |head| head.seq).into()]).map_err(text)?;
     batch.run().await.map_err(text)?;
@@ -123,7 +131,7 @@ pub(crate) async fn sweep(env: &Env, config: &Config, now: UnixMillis) {
 
 async fn sweep_catalog(env: &Env, now: UnixMillis) -> Result<(), String> {
     #[derive(Deserialize)]
-    struct Version {
+    struct Published {
         plan: PlanName,
         version: u32,
         definition: String,
@@ -136,10 +144,10 @@ async fn sweep_catalog(env: &Env, now: UnixMillis) -> Result<(), String> {
     // A day is the promise of how long an answer is kept for the same idempotency key.
     batch.add(control::EXPIRE_IDEMPOTENT, &[now.minus(24 * 3600 * 1000).0.into()]).map_err(text)?;
     if head > 0 {
-        let versions: Vec<Version> = database.rows(control::PLAN_VERSIONS, &[]).await.map_err(text)?;
+        let versions: Vec<Published> = database.rows(control::PLAN_VERSIONS, &[]).await.map_err(text)?;
         let (serial, body) = read_catalog(&database).await.map_err(text)?;
         let mut publications = Vec::new();
-        for Version { plan, version, definition } in versions {
+        for Published { plan, version, definition } in versions {
             let content = serde_json::from_str(&definition).map_err(|error| error.to_string())?;
             let plan = Plan { plan, version, content };
             publications.push(publication(DocumentKey::Plan(plan.plan.clone(), version), version.into(), &plan)?);

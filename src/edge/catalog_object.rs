@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
+use worker::Env;
 use worker::durable::State;
 use worker::worker_sys::DurableObjectState;
-use worker::Env;
 
 use super::config::Config;
-use super::storage::Tables;
 use super::promise::promise;
+use super::storage::Tables;
 use super::{isolate, publisher};
 use crate::domain::job::Job;
 use crate::domain::time::UnixMillis;
@@ -32,6 +32,9 @@ struct CatalogObject {
 #[wasm_bindgen]
 impl CatalogShell {
     /// Wakes up: opens the tables.
+    ///
+    /// # Errors
+    /// When the deployment is not configured, or the storage refuses.
     #[wasm_bindgen(constructor)]
     pub fn new(state: DurableObjectState, env: Env) -> Result<CatalogShell, JsError> {
         let config = isolate::ready(&env).map_err(|error| JsError::new(&error.to_string()))?;
@@ -40,6 +43,9 @@ impl CatalogShell {
     }
 
     /// Answers one message, within the transaction that the door has opened.
+    ///
+    /// # Errors
+    /// When the message makes no sense or the storage refuses; nothing was changed then.
     pub fn call(&self, message: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
         let broken = |error: worker::Error| JsError::new(&error.to_string());
@@ -58,13 +64,15 @@ impl CatalogShell {
     }
 
     /// When the alarm must ring.
+    ///
+    /// # Errors
+    /// When the storage refuses.
     pub fn due(&self) -> Result<Option<f64>, JsError> {
         #[expect(clippy::cast_precision_loss, reason = "times are below 2^53")]
         Ok(self.0.tables.next_alarm().map_err(|error| JsError::new(&error.to_string()))?.map(|at| at.0 as f64))
     }
 
     /// Does what is due. Never fails: what fails is tried again later.
-    #[must_use]
     pub fn alarm(&self) -> Promise {
         let object = Rc::clone(&self.0);
         promise(async move {

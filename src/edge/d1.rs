@@ -72,9 +72,14 @@ impl From<worker::Error> for Abort {
             other => other.to_string(),
         };
         if let Some((_, reason)) = message.split_once("guard: ") {
-            return Self::Guard(reason.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default().to_owned());
+            return Self::Guard(
+                reason.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default().to_owned(),
+            );
         }
-        if message.contains("SQLITE_CONSTRAINT") || message.contains("constraint failed") || message.contains("CHECK constraint") {
+        if message.contains("SQLITE_CONSTRAINT")
+            || message.contains("constraint failed")
+            || message.contains("CHECK constraint")
+        {
             return Self::Constraint(message);
         }
         Self::Unavailable(message)

@@ -26,10 +26,10 @@ pub(crate) enum Read {
 /// Reads `key` and takes it into the memory of this isolate.
 pub(crate) async fn read(env: &Env, config: &Config, key: &DocumentKey, now: UnixMillis) -> Read {
     let owner_first = match key {
-        DocumentKey::Tenant(tenant) => isolate::with(|isolate| {
-            isolate.gate.resident(*tenant).is_some_and(|resident| resident.is_outdated())
-        })
-        .unwrap_or(false),
+        DocumentKey::Tenant(tenant) => {
+            isolate::with(|isolate| isolate.gate.resident(*tenant).is_some_and(|resident| resident.is_outdated()))
+                .unwrap_or(false)
+        }
         DocumentKey::Catalog | DocumentKey::Plan(..) => false,
     };
     let mut worst = Read::Absent;
@@ -111,6 +111,8 @@ fn failed(key: &DocumentKey, untrusted: Untrusted) -> Read {
     console_error!("{key} is not trusted: {untrusted}");
     Read::Failed(match untrusted {
         Untrusted::Expired => Code::SnapshotExpired,
-        Untrusted::Header | Untrusted::Signature | Untrusted::OtherDocument | Untrusted::Shape => Code::SnapshotUntrusted,
+        Untrusted::Header | Untrusted::Signature | Untrusted::OtherDocument | Untrusted::Shape => {
+            Code::SnapshotUntrusted
+        }
     })
 }

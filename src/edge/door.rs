@@ -58,11 +58,10 @@ pub fn warm(method: &str, url: &str, api_key: &str, authorization: &str, now: f6
                         let release = (Release::Free, "");
                         Some(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), release, asked, verdict))
                     }
-                    Outcome::Refuse { code, feature, limit } => {
-                        tally::refused(&mut standpoint, code, now);
+                    Outcome::Refuse(reason) => {
+                        tally::refused(&mut standpoint, reason.code, now);
                         behind(&mut standpoint, now, &mut verdict);
-                        let (feature, limit) = (feature.as_ref(), limit.as_ref());
-                        Some(config.voice.refuse(&standpoint, code, feature, limit, Tier::Isolate, asked, verdict))
+                        Some(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
                     }
                 }
             }

@@ -7,9 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::{Either, join_all, select};
 use js_sys::Promise;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
 use worker::{Date, Delay, Env, console_error};
@@ -18,13 +21,13 @@ use super::config::Config;
 use super::documents::{self, Read};
 use super::door::{behind, instant};
 use super::isolate;
-use super::object::ask_tenant;
+use super::object::{Unreachable, ask_tenant};
 use super::promise::promise;
 use crate::domain::catalog::{Charge, Recording, Target};
 use crate::domain::decision::{Code, Fail, Mode, Tier};
 use crate::domain::document::DocumentKey;
-use crate::domain::gate::{Outcome, Refused, Request, Standpoint, Step, limit_code};
-use crate::domain::id::TenantId;
+use crate::domain::gate::{Outcome, Reason, Refused, Request, Standpoint, Step, limit_code};
+use crate::domain::id::{RequestId, TenantId};
 use crate::domain::limit::{self, Call, LeaseId, OpId, Tag, Ticket, Verdict as Limited, WAIT_MS};
 use crate::domain::resident::Shown;
 use crate::domain::tally::{self, Behind};
@@ -35,6 +38,8 @@ use crate::wire::verdict::{Release, Verdict};
 
 /// How often a walk may find something missing: catalog, tenant, plan, its stand-in, and each once more.
 const WALKS: usize = 8;
+/// After how long without an answer a TAKE is sent again.
+const RESEND_MS: u64 = 140;
 /// For how long units stay reserved for a request whose origin has not answered.
 const HOLD_MS: u64 = 60_000;
 
@@ -45,27 +50,30 @@ pub(crate) fn clock() -> UnixMillis {
 
 /// Decides about a request, waiting for what it needs. The answer is a verdict, or `api`: the request is not for the gate.
 #[wasm_bindgen]
-#[must_use]
 pub fn gate(request: &web_sys::Request, env: Env, now: f64) -> Promise {
-    let head = Head::of(request, instant(now));
+    let mut head = Head::of(request, instant(now));
     promise(async move {
         let config = isolate::ready(&env)?;
+        head.id = isolate::with(|isolate| isolate.request_id(head.now)).unwrap_or(head.id);
         Ok(decide(&env, &config, &head).await)
     })
 }
 
 /// What of a request a decision looks at, owned.
-pub(crate) struct Head {
+struct Head {
     method: String,
     url: String,
     api_key: String,
     authorization: String,
     preflight: bool,
-    pub(crate) now: UnixMillis,
+    /// The caller's own name for what it asks: the same when it asks again.
+    idempotency_key: String,
+    id: RequestId,
+    now: UnixMillis,
 }
 
 impl Head {
-    pub(crate) fn of(request: &web_sys::Request, now: UnixMillis) -> Self {
+    fn of(request: &web_sys::Request, now: UnixMillis) -> Self {
         let headers = request.headers();
         let header = |name| headers.get(name).ok().flatten().unwrap_or_default();
         Self {
@@ -74,11 +82,13 @@ impl Head {
             api_key: header("x-api-key"),
             authorization: header("authorization"),
             preflight: !header("access-control-request-method").is_empty(),
+            idempotency_key: header("idempotency-key"),
+            id: RequestId::new(now, isolate::random()),
             now,
         }
     }
 
-    pub(crate) fn request(&self, now: UnixMillis) -> Request<'_> {
+    fn request(&self, now: UnixMillis) -> Request<'_> {
         Request {
             method: &self.method,
             url: &self.url,
@@ -136,7 +146,7 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> String {
             }
             Next::Ask(question) => {
                 let Question { tenant, id, call, ticket, settle } = *question;
-                let answer = within(WAIT_MS, ask_tenant::<LimitAnswer>(env, config, tenant, AskTenant::Limit(Box::new(call)))).await;
+                let answer = insist(env, config, tenant, call).await;
                 let now = clock();
                 let reply = match answer {
                     Some(Ok(answer)) => Some(learn(config, tenant, answer, now)),
@@ -148,17 +158,34 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> String {
                     }
                     None => None,
                 };
-                let conclusion = isolate::with(|isolate| conclude(isolate, head, ticket, id, settle, reply.as_ref(), now));
+                let conclusion =
+                    isolate::with(|isolate| conclude(isolate, head, ticket, id, settle, reply.as_ref(), now));
                 match conclusion {
-                    Some(Conclusion::Done(text)) => return text,
                     Some(Conclusion::Unknown(_)) if !asked_twice => asked_twice = true,
-                    Some(Conclusion::Unknown(text)) => return text,
+                    Some(Conclusion::Done(text) | Conclusion::Unknown(text)) => return text,
                     None => break,
                 }
             }
         }
     }
     refuse(config, Code::Unavailable, clock())
+}
+
+/// Sends a call to the limiter, and once more when no answer has come for a while: a message may be lost, and the same op is
+/// done once. Gives up when an ADMIT could not be acted on any more.
+pub(crate) async fn insist(
+    env: &Env,
+    config: &Config,
+    tenant: TenantId,
+    call: Call,
+) -> Option<Result<LimitAnswer, Unreachable>> {
+    let ask = |call| ask_tenant::<LimitAnswer>(env, config, tenant, AskTenant::Limit(Box::new(call)));
+    let first = std::pin::pin!(ask(call.clone()));
+    let again = std::pin::pin!(async {
+        Delay::from(Duration::from_millis(RESEND_MS)).await;
+        ask(call).await
+    });
+    within(WAIT_MS, async { select(first, again).await.factor_first().0 }).await
 }
 
 /// `future`, unless it takes longer than `ms`.
@@ -172,7 +199,7 @@ pub(crate) async fn within<T>(ms: u64, future: impl Future<Output = T>) -> Optio
 /// One pass over the walk, to where it ends or something is missing.
 fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
     let request = head.request(now);
-    let asked = Asked { id: isolate.request_id(now), now };
+    let asked = Asked { id: head.id, now };
     let config = &isolate.config;
     let mut standpoint = match isolate.gate.walk(&request, &config.api_keys) {
         Step::Elsewhere => return Next::Done("api".to_owned()),
@@ -191,11 +218,10 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
     let outcome = if serial { decide_serial(&mut standpoint, now) } else { standpoint.decide(now) };
     let mut verdict = Verdict::default();
     match outcome {
-        Outcome::Refuse { code, feature, limit } => {
-            tally::refused(&mut standpoint, code, now);
+        Outcome::Refuse(reason) => {
+            tally::refused(&mut standpoint, reason.code, now);
             behind(&mut standpoint, now, &mut verdict);
-            let (feature, limit) = (feature.as_ref(), limit.as_ref());
-            Next::Done(config.voice.refuse(&standpoint, code, feature, limit, Tier::Isolate, asked, verdict))
+            Next::Done(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
         }
         Outcome::Observed(code) => {
             tally::observed(&mut standpoint, code, now);
@@ -205,7 +231,7 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         }
         Outcome::Admit(tier) if exact && tier == Tier::Lease => {
             let id = OpId(isolate::random());
-            let handle = paid_here(&mut standpoint, id, now);
+            let handle = paid_here(&mut standpoint, head, id, now);
             behind(&mut standpoint, now, &mut verdict);
             let release = (Release::Record, handle.as_str());
             Next::Forward(config.voice.pass(&mut standpoint, tier, None, release, asked, verdict))
@@ -217,7 +243,8 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         }
         Outcome::Ask => {
             let id = OpId(isolate::random());
-            let event = tally::event(&mut standpoint, id, now);
+            let name = event_id(&standpoint, head, id);
+            let event = tally::event(&mut standpoint, &name, head.id, now);
             let tenant = standpoint.resident.tenant().tenant;
             let tag = tag(tenant, &standpoint);
             let Some((way, limits)) = standpoint.way(now) else {
@@ -238,24 +265,35 @@ fn decide_serial(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Outcom
     let observes = standpoint.enforcement() == Mode::Observe;
     match standpoint.way(now).and_then(|(way, _)| way.refusal.clone()) {
         Some(refusal) if observes => Outcome::Observed(refusal.code),
-        Some(refusal) => Outcome::Refuse { code: refusal.code, feature: Some(refusal), limit: None },
+        Some(refusal) => Outcome::Refuse(Reason::feature(refusal)),
         None => Outcome::Ask,
     }
 }
 
 /// What a large cost keeps its place under while it is refused: who asks for what.
 fn tag(tenant: TenantId, standpoint: &Standpoint<'_, '_>) -> Tag {
-    use sha2::{Digest, Sha256};
     let what = format!("{tenant} {} {}", standpoint.key, standpoint.number);
     let hash = Sha256::digest(what.as_bytes());
     Tag(hash.iter().take(16).fold(0, |bits, byte| (bits << 8) | u128::from(*byte)))
 }
 
+/// The id of a request's event. A caller that names what it asks gets the same id when it asks again, so that a retry after a
+/// lost answer is not billed twice; otherwise each request is another.
+fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head, id: OpId) -> String {
+    if head.idempotency_key.is_empty() {
+        return id.to_string();
+    }
+    let what = (standpoint.key, standpoint.number, &head.idempotency_key);
+    let hash = Sha256::digest(serde_json::to_vec(&what).unwrap_or_default());
+    URL_SAFE_NO_PAD.encode(hash)
+}
+
 /// The RECORD of a request that a lease has just paid for.
-fn paid_here(standpoint: &mut Standpoint<'_, '_>, id: OpId, now: UnixMillis) -> String {
+fn paid_here(standpoint: &mut Standpoint<'_, '_>, head: &Head, id: OpId, now: UnixMillis) -> String {
     let tenant = standpoint.resident.tenant().tenant;
     let fail = standpoint.fail();
-    let Some(event) = tally::event(standpoint, id, now) else { return String::new() };
+    let name = event_id(standpoint, head, id);
+    let Some(event) = tally::event(standpoint, &name, head.id, now) else { return String::new() };
     let Some((way, limits)) = standpoint.way(now) else { return String::new() };
     let Some(charge) = way.payer.and_then(|slot| way.charges.iter().find(|charge| charge.slot == slot)).copied() else {
         return String::new();
@@ -282,7 +320,7 @@ fn conclude(
     now: UnixMillis,
 ) -> Conclusion {
     let request = head.request(now);
-    let asked = Asked { id: isolate.request_id(now), now };
+    let asked = Asked { id: head.id, now };
     let config = &isolate.config;
     let Step::Way(mut standpoint) = isolate.gate.walk(&request, &config.api_keys) else {
         return Conclusion::Unknown(config.voice.refusal(&Refused::new(Code::Unavailable), asked, Verdict::default()));
@@ -304,23 +342,39 @@ fn conclude(
                 tally::observed(&mut standpoint, code, now);
                 behind(&mut standpoint, now, &mut verdict);
                 let free = (Release::Free, "");
-                return Conclusion::Done(config.voice.pass(&mut standpoint, Tier::Limiter, Some(code), free, asked, verdict));
+                return Conclusion::Done(config.voice.pass(
+                    &mut standpoint,
+                    Tier::Limiter,
+                    Some(code),
+                    free,
+                    asked,
+                    verdict,
+                ));
             }
             tally::refused(&mut standpoint, code, now);
             behind(&mut standpoint, now, &mut verdict);
             let shown = shown(&mut standpoint, &denial.key, now);
             let limit = shown.map(|shown| (shown, Some(denial.retry_after_ms)));
-            Conclusion::Done(config.voice.refuse(&standpoint, code, None, limit.as_ref(), Tier::Limiter, asked, verdict))
+            let reason = Reason { limit, ..Reason::new(code) };
+            Conclusion::Done(config.voice.refuse(&standpoint, &reason, Tier::Limiter, asked, verdict))
         }
         Limited::Unknown => {
             let code = Code::LimiterUnavailable;
             if observes || standpoint.fail() == Fail::Open {
                 tally::observed(&mut standpoint, code, now);
                 let free = (Release::Free, "");
-                return Conclusion::Unknown(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict));
+                return Conclusion::Unknown(config.voice.pass(
+                    &mut standpoint,
+                    Tier::Isolate,
+                    Some(code),
+                    free,
+                    asked,
+                    verdict,
+                ));
             }
             tally::refused(&mut standpoint, code, now);
-            Conclusion::Unknown(config.voice.refuse(&standpoint, code, None, None, Tier::Isolate, asked, verdict))
+            let reason = Reason::new(code);
+            Conclusion::Unknown(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
         }
     }
 }
@@ -355,10 +409,17 @@ pub(crate) fn learn(config: &Config, tenant: TenantId, answer: LimitAnswer, now:
 }
 
 /// Reads documents side by side; the code of what could not be read, if the walk cannot go on without it.
-async fn read_all(env: &Env, config: &Arc<Config>, head: &Head, keys: Vec<DocumentKey>, now: UnixMillis) -> Option<Code> {
+async fn read_all(
+    env: &Env,
+    config: &Arc<Config>,
+    head: &Head,
+    keys: Vec<DocumentKey>,
+    now: UnixMillis,
+) -> Option<Code> {
     let mut keys = keys;
     if keys.contains(&DocumentKey::Catalog)
-        && let Some(tenant) = isolate::with(|isolate| isolate.gate.foresee(&head.request(now), &config.api_keys)).flatten()
+        && let Some(tenant) =
+            isolate::with(|isolate| isolate.gate.foresee(&head.request(now), &config.api_keys)).flatten()
     {
         keys.push(DocumentKey::Tenant(tenant));
     }
@@ -375,8 +436,10 @@ async fn read_all(env: &Env, config: &Arc<Config>, head: &Head, keys: Vec<Docume
             }
             // What is here already goes on being used until its signed end.
             DocumentKey::Tenant(tenant) => {
-                let held = isolate::with(|isolate| isolate.gate.resident(*tenant).is_some_and(|held| !held.is_expired(now)));
-                if held != Some(true) {
+                let usable = isolate::with(|isolate| {
+                    isolate.gate.resident(*tenant).is_some_and(|resident| !resident.is_expired(now))
+                });
+                if usable != Some(true) {
                     return Some(code);
                 }
             }
@@ -406,7 +469,6 @@ fn refuse(config: &Config, code: Code, now: UnixMillis) -> String {
 
 /// Behind a reply: renews leases, reports use, reads documents anew; then stays until what is not spent was given back.
 #[wasm_bindgen]
-#[must_use]
 pub fn renew(what: &str, env: Env, now: f64) -> Promise {
     let behind = what.parse::<Behind>();
     promise(async move {
@@ -449,10 +511,9 @@ async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
     let until = now.plus(20_000);
     loop {
         let now = clock();
-        let wakes = isolate::with(|isolate| {
-            isolate.gate.resident(tenant).and_then(|resident| resident.limits.wakes_at())
-        })
-        .flatten();
+        let wakes =
+            isolate::with(|isolate| isolate.gate.resident(tenant).and_then(|resident| resident.limits.wakes_at()))
+                .flatten();
         let Some(wakes) = wakes.filter(|_| now < until) else { break };
         Delay::from(Duration::from_millis(wakes.since(now).clamp(20, 5_000))).await;
         report(env, config, tenant, clock()).await;
@@ -478,14 +539,12 @@ async fn report(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
 /// Records the use of a request that a lease paid for, beside the origin's work. `undefined` when it is safe; otherwise the
 /// verdict that takes the place of the origin's answer.
 #[wasm_bindgen]
-#[must_use]
 pub fn record(handle: String, env: Env) -> Promise {
     promise(async move { Ok(conclude_exact(&handle, &env, None).await) })
 }
 
 /// Charges a request by what its origin answered: `status`, 0 for no answer. `undefined` when that is safe.
 #[wasm_bindgen]
-#[must_use]
 pub fn settle(handle: String, status: u16, env: Env) -> Promise {
     promise(async move { Ok(conclude_exact(&handle, &env, Some((1..400).contains(&status))).await) })
 }

@@ -3,7 +3,7 @@
 //! Invariant: a row leaves the outbox by the place that the ledger confirmed, never by its age or its number; what the
 //! rules of `domain::outbox` say is all that is done.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use worker::{Env, console_error};
 
 use super::d1::{Abort, Database};
@@ -88,14 +88,14 @@ async fn offered(
     batch: &[Queued],
     now: UnixMillis,
 ) -> Result<Vec<(String, String, String)>, Abort> {
-    let events: Vec<serde_json::Value> = batch
-        .iter()
-        .map(|Queued { event, .. }| {
-            let mut value = serde_json::to_value(event).unwrap_or_default();
-            value["fingerprint"] = event.fingerprint().into();
-            value
-        })
-        .collect();
+    #[derive(Serialize)]
+    struct Offered<'a> {
+        #[serde(flatten)]
+        event: &'a Event,
+        fingerprint: String,
+    }
+    let events: Vec<Offered<'_>> =
+        batch.iter().map(|Queued { event, .. }| Offered { event, fingerprint: event.fingerprint() }).collect();
     let json = serde_json::to_string(&events).map_err(|error| Abort::Constraint(error.to_string()))?;
     let id = tenant.tenant.to_string();
     let mut statements = database.batch();

@@ -3,14 +3,14 @@
 //! From the request inward: [`door`] and [`gate`] decide about requests, [`api`] serves Tollgate's own API, [`operator`]
 //! changes what is decided from; [`documents`] reads it; the objects ([`tenant_object`], [`catalog_object`]) own it.
 
-mod api;
+pub mod api;
 mod carry;
-mod catalog_object;
+pub mod catalog_object;
 mod config;
 mod d1;
 mod documents;
-mod door;
-mod gate;
+pub mod door;
+pub mod gate;
 mod isolate;
 mod ledger;
 mod object;
@@ -19,4 +19,4 @@ mod promise;
 mod publisher;
 mod sealer;
 mod storage;
-mod tenant_object;
+pub mod tenant_object;

@@ -2,8 +2,8 @@
 //!
 //! Invariant: a tenant's object is found from the tenant's id alone, and the jurisdiction is applied in this one place.
 
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use wasm_bindgen::prelude::*;
 use worker::Env;
 
@@ -81,7 +81,10 @@ pub(crate) async fn ask_catalog<A: DeserializeOwned>(env: &Env, ask: ToCatalog) 
     exchange(namespace(env, "CATALOG")?.get_by_name("catalog"), &ask).await
 }
 
-async fn exchange<A: DeserializeOwned>(stub: Result<Stub, JsValue>, message: &impl Serialize) -> Result<A, Unreachable> {
+async fn exchange<A: DeserializeOwned>(
+    stub: Result<Stub, JsValue>,
+    message: &impl Serialize,
+) -> Result<A, Unreachable> {
     let stub = stub.map_err(|error| Unreachable::thrown(&error))?;
     let message = serde_json::to_string(message).map_err(|error| Unreachable::new(error.to_string()))?;
     let answer = stub.call(&message).await.map_err(|error| Unreachable::thrown(&error))?;

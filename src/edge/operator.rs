@@ -162,8 +162,7 @@ impl Change {
             return Err(Failure::new(Code::IdempotencyKeyReused));
         }
         let status = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);
-        let body: serde_json::Value =
-            serde_json::from_str(&stored.body).map_err(|_| Failure::new(Code::Internal))?;
+        let body: serde_json::Value = serde_json::from_str(&stored.body).map_err(|_| Failure::new(Code::Internal))?;
         Ok(Some(api.json(status, &body)))
     }
 

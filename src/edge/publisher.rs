@@ -71,8 +71,8 @@ pub(crate) fn serial(tables: &Tables, key: &DocumentKey) -> Result<Option<u64>> 
 }
 
 fn row(tables: &Tables, name: &str) -> Result<Option<Row>> {
-    let rows: Vec<Row> = tables
-        .rows("SELECT name, serial, body, signed, signed_ms FROM document WHERE name = ?1", vec![name.into()])?;
+    let rows: Vec<Row> =
+        tables.rows("SELECT name, serial, body, signed, signed_ms FROM document WHERE name = ?1", vec![name.into()])?;
     Ok(rows.into_iter().next())
 }
 
@@ -81,8 +81,8 @@ fn row(tables: &Tables, name: &str) -> Result<Option<Row>> {
 /// # Errors
 /// When KV refuses; what was not put still waits.
 pub(crate) async fn put(tables: &Tables, kv: &KvStore) -> Result<()> {
-    let rows: Vec<Row> =
-        tables.rows("SELECT name, serial, body, signed, signed_ms FROM document WHERE pending ORDER BY name DESC", vec![])?;
+    let rows: Vec<Row> = tables
+        .rows("SELECT name, serial, body, signed, signed_ms FROM document WHERE pending ORDER BY name DESC", vec![])?;
     for row in rows {
         kv.put(&row.name, &row.signed)?.execute().await?;
         // A newer content may have come while KV was answering: it still waits.

@@ -67,7 +67,10 @@ impl Tables {
     /// # Errors
     /// When the storage refuses.
     pub(crate) fn begin(&self, job: Job, now: UnixMillis) -> Result<()> {
-        self.run("UPDATE job SET due_ms = ?2, begun_ms = ?2 WHERE name = ?1", vec![job.name().into(), millis(now.plus(WATCH_MS))])
+        self.run(
+            "UPDATE job SET due_ms = ?2, begun_ms = ?2 WHERE name = ?1",
+            vec![job.name().into(), millis(now.plus(WATCH_MS))],
+        )
     }
 
     /// Ends `job`: off the list, unless it was scheduled anew meanwhile; and on it at `next`, if there is one.

@@ -61,6 +61,9 @@ struct Upward {
 #[wasm_bindgen]
 impl TenantShell {
     /// Wakes up: opens the tables.
+    ///
+    /// # Errors
+    /// When the deployment is not configured, or the storage refuses.
     #[wasm_bindgen(constructor)]
     pub fn new(state: DurableObjectState, env: Env) -> Result<TenantShell, JsError> {
         let config = isolate::ready(&env).map_err(|error| broken(&error))?;
@@ -77,6 +80,9 @@ impl TenantShell {
 
     /// Answers one message, within the transaction that the door has opened. An answer that begins with `above` is none
     /// yet: the door hands the rest of it to [`Self::above`], and what that gives to [`Self::conclude`].
+    ///
+    /// # Errors
+    /// When the message makes no sense, is for another tenant, or the storage refuses; nothing was changed then.
     pub fn call(&self, message: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
         let ToTenant { tenant, ask } = serde_json::from_str(message)?;
@@ -84,11 +90,13 @@ impl TenantShell {
         match ask {
             AskTenant::Limit(call) => self.0.limit(tenant, &call, now),
             AskTenant::Document => {
-                let signed = publisher::signed(&self.0.tables, &DocumentKey::Tenant(tenant)).map_err(|error| broken(&error))?;
+                let signed =
+                    publisher::signed(&self.0.tables, &DocumentKey::Tenant(tenant)).map_err(|error| broken(&error))?;
                 Ok(serde_json::to_string(&DocumentAnswer { signed })?)
             }
             AskTenant::Publish(publication) => {
-                let newer = publisher::publish(&self.0.tables, &self.0.config, &publication, now).map_err(|error| broken(&error))?;
+                let newer = publisher::publish(&self.0.tables, &self.0.config, &publication, now)
+                    .map_err(|error| broken(&error))?;
                 if newer {
                     *self.0.tenant.borrow_mut() = None;
                     self.0.tables.schedule(Job::Seal, now).map_err(|error| broken(&error))?;
@@ -104,6 +112,9 @@ impl TenantShell {
     }
 
     /// What is to be sent to the parent's limiter behind an answer: for [`Self::above`].
+    ///
+    /// # Errors
+    /// When the storage refuses.
     pub fn upward(&self) -> Result<Option<String>, JsError> {
         let Some(call) = self.0.upward.borrow_mut().take() else { return Ok(None) };
         let Some(tenant) = self.0.document().map_err(|error| broken(&error))? else { return Ok(None) };
@@ -111,34 +122,37 @@ impl TenantShell {
     }
 
     /// Sends a call to the parent's limiter; what it said is for [`Self::conclude`].
-    #[must_use]
     pub fn above(&self, upward: String) -> Promise {
         let object = Rc::clone(&self.0);
         promise(async move { object.above(&upward).await.map_err(JsValue::from) })
     }
 
     /// Takes in what the parent's limiter said, within a transaction; answers the message that waited for it, if one did.
+    ///
+    /// # Errors
+    /// When the storage refuses; nothing was changed then.
     pub fn conclude(&self, said: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
         let (upward, reply): (Upward, Option<Reply>) = serde_json::from_str(said)?;
-        let (answer, effects) = self.0.with_limiter(upward.tenant, now, |limiter| match upward.waits {
-            Some((id, mut so_far)) => {
+        let (answer, effects) = self.0.with_limiter(upward.tenant, now, |limiter| {
+            if let Some((id, mut so_far)) = upward.waits {
                 let (outcome, effects) = limiter.forwarded(id, reply.as_ref(), now);
                 so_far.outcome = outcome.map(|outcome| (id, outcome));
-                (so_far, effects)
+                return (so_far, effects);
             }
-            None => {
-                if let Some(reply) = &reply {
-                    limiter.parent_reply(reply, now);
-                }
-                (Reply::default(), Effects::default())
+            if let Some(reply) = &reply {
+                limiter.parent_reply(reply, now);
             }
+            (Reply::default(), Effects::default())
         })?;
         self.0.book(effects, now)?;
         Ok(serde_json::to_string(&LimitAnswer { reply: answer, document: None })?)
     }
 
     /// Lets time pass at the limiter, within a transaction: reservations lapse, leases from above are renewed.
+    ///
+    /// # Errors
+    /// When the storage refuses; nothing was changed then.
     pub fn tick(&self, _: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
         if self.0.tables.due(now).map_err(|error| broken(&error))?.contains(&Job::Tick)
@@ -152,13 +166,15 @@ impl TenantShell {
     }
 
     /// When the alarm must ring.
+    ///
+    /// # Errors
+    /// When the storage refuses.
     pub fn due(&self) -> Result<Option<f64>, JsError> {
         #[expect(clippy::cast_precision_loss, reason = "times are below 2^53")]
         Ok(self.0.tables.next_alarm().map_err(|error| broken(&error))?.map(|at| at.0 as f64))
     }
 
     /// Does what is due. Never fails: what fails is tried again later.
-    #[must_use]
     pub fn alarm(&self) -> Promise {
         let object = Rc::clone(&self.0);
         promise(async move {
@@ -213,7 +229,8 @@ impl TenantObject {
         struct Owner {
             tenant: TenantId,
         }
-        let owners: Vec<Owner> = self.tables.rows("SELECT tenant FROM owner", vec![]).map_err(|error| broken(&error))?;
+        let owners: Vec<Owner> =
+            self.tables.rows("SELECT tenant FROM owner", vec![]).map_err(|error| broken(&error))?;
         match owners.first() {
             Some(owner) if owner.tenant == tenant => Ok(()),
             Some(_) => Err(JsError::new("a message for another tenant's object")),

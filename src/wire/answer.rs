@@ -11,10 +11,11 @@ use super::ratelimit::{self, Field};
 use super::verdict::{Release, Verdict};
 use crate::domain::catalog::Target;
 use crate::domain::decision::{Code, Tier};
-use crate::domain::gate::{Passage, Refused, Standpoint};
+use crate::domain::gate::{Passage, Reason, Refused, Standpoint};
 use crate::domain::id::RequestId;
+use crate::domain::path::NotCanonical;
 use crate::domain::plan::Plan;
-use crate::domain::resident::{Refusal, Resident, Shown};
+use crate::domain::resident::Resident;
 use crate::domain::time::UnixMillis;
 
 /// What every answer of one deployment has in common.
@@ -39,9 +40,9 @@ impl Voice {
     /// A refusal of someone who may not be known.
     #[must_use]
     pub fn refusal(&self, refused: &Refused<'_>, asked: Asked, mut verdict: Verdict) -> String {
-        let detail = refused.path.map(|why| why.detail());
+        let detail = refused.path.map(NotCanonical::detail);
         let problem = Problem { detail, ..Problem::new(&self.base_url, refused.code) };
-        self.problem(problem, refused.resident, refused.tier, asked, &mut verdict);
+        refuse(&problem, refused.resident, refused.tier, asked, &mut verdict);
         verdict.into_text()
     }
 
@@ -50,14 +51,13 @@ impl Voice {
     pub fn refuse(
         &self,
         standpoint: &Standpoint<'_, '_>,
-        code: Code,
-        feature: Option<&Refusal>,
-        limit: Option<&(Shown, Option<u64>)>,
+        reason: &Reason,
         tier: Tier,
         asked: Asked,
         mut verdict: Verdict,
     ) -> String {
-        let mut problem = Problem::new(&self.base_url, code);
+        let Reason { code, feature, limit } = reason;
+        let mut problem = Problem::new(&self.base_url, *code);
         if let Some(refusal) = feature {
             problem = Problem { feature: Some(refusal.feature.as_str()), source: Some(refusal.source), ..problem };
         }
@@ -65,7 +65,7 @@ impl Voice {
         if let Some((shown, retry_after_ms)) = limit {
             retry = retry_after_ms.filter(|ms| *ms > 0).map(|ms| match shown.ends {
                 // A quota comes back at the end of its window, whenever else it is asked for.
-                Some(ends) if code == Code::QuotaExceeded => ends.since(asked.now),
+                Some(ends) if *code == Code::QuotaExceeded => ends.since(asked.now),
                 _ => ms,
             });
             let cost = standpoint.route.map_or(0, |route| route.cost);
@@ -80,7 +80,7 @@ impl Voice {
         } else if code.status() == 503 {
             retry = Some(1_000);
         }
-        self.problem(problem, Some(standpoint.resident), tier, asked, &mut verdict);
+        refuse(&problem, Some(standpoint.resident), tier, asked, &mut verdict);
         if let Some(ms) = retry {
             let _ = write!(verdict.begin_header("retry-after"), "{}", ratelimit::retry_after_s(ms));
         }
@@ -96,41 +96,6 @@ impl Voice {
             ratelimit::write(Field::Limit, [shown], verdict.begin_header("ratelimit"));
         }
         verdict.into_text()
-    }
-
-    fn problem(
-        &self,
-        problem: Problem<'_>,
-        resident: Option<&Resident>,
-        tier: Tier,
-        asked: Asked,
-        verdict: &mut Verdict,
-    ) {
-        let plan: Option<&Plan> = resident.and_then(Resident::plan);
-        let worded = plan.and_then(|plan| plan.content.wording.get(problem.code.name()));
-        let upgrades = problem.feature.is_some() || problem.limit.is_some();
-        let problem = Problem {
-            current_plan: plan.map(|plan| plan.content.title.as_str()),
-            upgrade_url: plan.filter(|_| upgrades).and_then(|plan| plan.content.upgrade_url.as_deref()),
-            tenant: resident.map(|resident| resident.tenant().tenant),
-            snapshot: resident
-                .map(|resident| Snapshot { serial: resident.serial(), age_ms: resident.age_ms(asked.now) }),
-            tier: Some(tier),
-            request_id: Some(asked.id),
-            ..problem
-        };
-        let problem = match worded {
-            Some(words) => problem.worded(words),
-            None => problem,
-        };
-        verdict
-            .answer(problem.status, &problem.to_json())
-            .header("content-type", problem::CONTENT_TYPE)
-            .header("cache-control", "no-store");
-        if problem.status == 401 {
-            verdict.header("www-authenticate", "Bearer realm=\"tollgate\"");
-        }
-        signature_line(resident, tier, None, asked, verdict.begin_header("tollgate"));
     }
 
     /// A request that passes: on to its origin, or answered by the built-in one.
@@ -160,13 +125,8 @@ impl Voice {
             let tenant = resident.tenant().tenant;
             let features = resident.features(standpoint.catalog, asked.now).to_owned();
             let plan = resident.plan().map_or("", |plan| plan.plan.as_str());
-            let identity = Identity {
-                tenant,
-                plan,
-                key: standpoint.key,
-                mode: standpoint.mode.name(),
-                features: &features,
-            };
+            let identity =
+                Identity { tenant, plan, key: standpoint.key, mode: standpoint.mode.name(), features: &features };
             let caller = self.signer.caller(&identity);
             let signed = caller.sign(standpoint.passage.method, &standpoint.passage.path, asked.now, asked.id);
             begin_forward(&standpoint.passage, release, &mut verdict);
@@ -175,7 +135,7 @@ impl Voice {
             }
             verdict.client();
         }
-        self.limits(standpoint, asked.now, &mut verdict);
+        limits(standpoint, asked.now, &mut verdict);
         signature_line(Some(standpoint.resident), tier, observed, asked, verdict.begin_header("tollgate"));
         verdict.into_text()
     }
@@ -184,31 +144,63 @@ impl Voice {
     #[must_use]
     pub fn preflight(&self, passage: &Passage<'_, '_>, mut verdict: Verdict) -> String {
         if *passage.target == Target::Demo {
-            verdict.answer(204, "").header("access-control-allow-origin", "*").header("access-control-allow-headers", "*");
+            verdict
+                .answer(204, "")
+                .header("access-control-allow-origin", "*")
+                .header("access-control-allow-headers", "*");
         } else {
             begin_forward(passage, (Release::Free, ""), &mut verdict);
             verdict.client();
         }
         verdict.into_text()
     }
+}
 
-    fn limits(&self, standpoint: &mut Standpoint<'_, '_>, now: UnixMillis, verdict: &mut Verdict) {
-        let Some((way, limits)) = standpoint.resident.way(standpoint.mode, standpoint.number, now) else { return };
-        if way.shown.is_empty() {
-            return;
-        }
-        let shown = || {
-            way.shown.iter().map(|shown| ratelimit::Shown {
-                name: &shown.name,
-                quota: shown.quota,
-                window_s: shown.window_s,
-                remaining: limits.remaining(shown.slot),
-                reset_s: shown.ends.map(|ends| ends.since(now).div_ceil(1000)),
-            })
-        };
-        ratelimit::write(Field::Policy, shown(), verdict.begin_header("ratelimit-policy"));
-        ratelimit::write(Field::Limit, shown(), verdict.begin_header("ratelimit"));
+/// Writes a refusal.
+fn refuse(problem: &Problem<'_>, resident: Option<&Resident>, tier: Tier, asked: Asked, verdict: &mut Verdict) {
+    let plan: Option<&Plan> = resident.and_then(Resident::plan);
+    let worded = plan.and_then(|plan| plan.content.wording.get(problem.code.name()));
+    let upgrades = problem.feature.is_some() || problem.limit.is_some();
+    let problem = Problem {
+        current_plan: plan.map(|plan| plan.content.title.as_str()),
+        upgrade_url: plan.filter(|_| upgrades).and_then(|plan| plan.content.upgrade_url.as_deref()),
+        tenant: resident.map(|resident| resident.tenant().tenant),
+        snapshot: resident.map(|resident| Snapshot { serial: resident.serial(), age_ms: resident.age_ms(asked.now) }),
+        tier: Some(tier),
+        request_id: Some(asked.id),
+        ..problem.clone()
+    };
+    let problem = match worded {
+        Some(words) => problem.worded(words),
+        None => problem,
+    };
+    verdict
+        .answer(problem.status, &problem.to_json())
+        .header("content-type", problem::CONTENT_TYPE)
+        .header("cache-control", "no-store");
+    if problem.status == 401 {
+        verdict.header("www-authenticate", "Bearer realm=\"tollgate\"");
     }
+    signature_line(resident, tier, None, asked, verdict.begin_header("tollgate"));
+}
+
+/// The limits of a request, in the two fields of the draft.
+fn limits(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis, verdict: &mut Verdict) {
+    let Some((way, limits)) = standpoint.resident.way(standpoint.mode, standpoint.number, now) else { return };
+    if way.shown.is_empty() {
+        return;
+    }
+    let shown = || {
+        way.shown.iter().map(|shown| ratelimit::Shown {
+            name: &shown.name,
+            quota: shown.quota,
+            window_s: shown.window_s,
+            remaining: limits.remaining(shown.slot),
+            reset_s: shown.ends.map(|ends| ends.since(now).div_ceil(1000)),
+        })
+    };
+    ratelimit::write(Field::Policy, shown(), verdict.begin_header("ratelimit-policy"));
+    ratelimit::write(Field::Limit, shown(), verdict.begin_header("ratelimit"));
 }
 
 fn begin_forward(passage: &Passage<'_, '_>, release: (Release, &str), verdict: &mut Verdict) {

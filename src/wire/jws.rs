@@ -92,15 +92,15 @@ impl DocumentRing {
         now: UnixMillis,
     ) -> Result<Document<B>, Untrusted> {
         let signer = self.0.iter().find(|signer| text.starts_with(&signer.header)).ok_or(Untrusted::Header)?;
-        let (signed, signature) = text.rsplit_once('.').ok_or(Untrusted::Header)?;
-        let payload = signed.get(signer.header.len()..).ok_or(Untrusted::Header)?;
+        let (message, signature) = text.rsplit_once('.').ok_or(Untrusted::Header)?;
+        let payload = message.get(signer.header.len()..).ok_or(Untrusted::Header)?;
         let mut tag = [0; 32];
         match URL_SAFE_NO_PAD.decode_slice(signature, &mut tag) {
             Ok(32) => {}
             _ => return Err(Untrusted::Signature),
         }
         let mut mac = signer.state.clone();
-        mac.update(signed.as_bytes());
+        mac.update(message.as_bytes());
         mac.verify_slice(&tag).map_err(|_| Untrusted::Signature)?;
 
         let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Untrusted::Shape)?;

@@ -164,7 +164,8 @@ mod tests {
     fn what_children_carve_is_added_up() {
         let carve = r#"{"requests":{"carve":{"rate":{"units":600,"per_ms":60000,"burst":5}}}}"#;
         let children = format!("[{carve},{carve},{{\"requests\":\"share\"}}]");
-        let (serial, tenant) = tenant(&[row("ten_g000000000000001", "{}", &children)], &"global-1".parse().unwrap()).unwrap().unwrap();
+        let (serial, tenant) =
+            tenant(&[row("ten_g000000000000001", "{}", &children)], &"global-1".parse().unwrap()).unwrap().unwrap();
         assert_eq!(serial, 3);
         let carved = tenant.level.carved.values().next().unwrap();
         assert_eq!(*carved, Amount::Rate { units: 1200, per_ms: 60_000, burst: 10 });

@@ -117,8 +117,9 @@ mod tests {
         let mut verdict = Verdict::default();
         verdict.forward("h", "service:API", Release::Free, "https://api/x").header("a", "1").client().header("b", "2");
         let text = verdict.into_text();
-        assert_eq!(text.split('\n').collect::<Vec<_>>(), [
-            "forward", "h", "service:API", "free", "https://api/x", "a", "1", "", "b", "2"
-        ]);
+        assert_eq!(
+            text.split('\n').collect::<Vec<_>>(),
+            ["forward", "h", "service:API", "free", "https://api/x", "a", "1", "", "b", "2"]
+        );
     }
 }

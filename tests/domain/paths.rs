@@ -1,4 +1,4 @@
-//! No spelling of a path reaches a protected route unpaid (issue 2, show 10).
+//! No spelling of a path reaches a protected route unpaid.
 //!
 //! A corpus of path variants meets route tables under default allow and default deny, for origins with and without letter
 //! case. Whatever the gate forwards is read again by an origin that is as lenient as this test knows to make one, written

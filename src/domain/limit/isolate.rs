@@ -48,8 +48,8 @@ pub enum Admission {
     Ask,
 }
 
-/// A TAKE under way. It is good for one verdict.
-#[derive(Debug)]
+/// A TAKE under way. It is good for one verdict; a clone is the same one, for a model that forks.
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct Ticket {
     id: OpId,
@@ -320,6 +320,7 @@ impl Isolate {
 
     /// What came of a TAKE or RESERVE, from its answer if there is one. An ADMIT is acted on once, and only within
     /// [`WAIT_MS`] of the first send: later its tokens may have been minted again.
+    #[expect(clippy::needless_pass_by_value, reason = "a ticket is good for one verdict")]
     pub fn verdict(&mut self, ticket: Ticket, reply: Option<&Reply>, now: UnixMillis) -> Verdict {
         let outcome = reply.and_then(|reply| reply.outcome.as_ref()).filter(|outcome| outcome.0 == ticket.id);
         match outcome.map(|outcome| &outcome.1) {

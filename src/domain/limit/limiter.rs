@@ -109,7 +109,7 @@ pub struct Hold {
 
 /// What becomes of an op once the parent's limiter has admitted it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Forwarded {
+pub(super) struct Forwarded {
     /// For how long it is then reserved, and whether it commits at the end of that; none for a TAKE.
     reserve: Option<(u64, bool)>,
     /// What was asked of the parent's limiter.
@@ -586,7 +586,7 @@ impl Limiter {
         };
         let (on, was_used, was_returned) = (lease.on, lease.used, lease.returned);
         let used = report.used.min(lease.kept()).max(lease.used);
-        let returned = report.returned.min(lease.tokens - used).max(lease.returned);
+        let returned = report.returned.min(lease.tokens - used.max(lease.billed)).max(lease.returned);
         let Some(lease) = self.leases.get_mut(id) else {
             return true;
         };
@@ -648,7 +648,6 @@ impl Limiter {
         let billed = units.min(lease.kept().saturating_sub(lease.billed));
         if let Some(lease) = self.leases.get_mut(id) {
             lease.billed += billed;
-            // What is billed was spent, whether or not a report has said so.
         } else if let Some(Past(lease)) = self.past.get_mut(id) {
             lease.billed += billed;
         }
@@ -724,7 +723,7 @@ impl Limiter {
         let mut take = share < 2 && !pooled;
         let mut on = None;
         if pooled {
-            self.allowances.get_mut(k)?.renewal.note(tokens.max(want / 4));
+            self.allowances.get_mut(k)?.renewal.note(tokens.max(want.div_ceil(4)));
             take = self.allowances.get(k)?.renewal.takes(now);
             (on, tokens, ttl_ms) = self.choose_piece(k, tokens, full_ttl, now);
         }
@@ -821,8 +820,8 @@ impl Limiter {
         effects: &mut Effects,
     ) -> Outcome {
         let Some(k) = k else { return Outcome::Gone };
-        let holds = |lease: &&Lease| lease.holder == from && lease.kept().saturating_sub(lease.billed) >= cost;
-        if self.lease_or_past((k, lease)).filter(holds).is_none() {
+        let holds = |lease: &Lease| lease.holder == from && lease.kept().saturating_sub(lease.billed) >= cost;
+        if !self.lease_or_past((k, lease)).is_some_and(holds) {
             return Outcome::Gone;
         }
         self.bill((k, lease), from, cost);
@@ -1121,23 +1120,20 @@ enum Affords {
 /// A newer policy comes into force, after minting under the old one.
 fn change_policy(allowance: &mut Allowance, new: Policy, open: u64) {
     let old = allowance.rule.policy;
-    match (old, new) {
-        (Policy::Quota { amount, .. }, Policy::Quota { amount: raised, .. }) => {
-            // Signed: what a lowering could not take back is owed, or lowering and raising again would make tokens.
-            let lost = amount.saturating_sub(raised);
-            allowance.owed += lost.saturating_sub(allowance.avail);
-            allowance.avail = allowance.avail.saturating_sub(lost);
-            let gained = raised.saturating_sub(amount);
-            let paid = gained.min(allowance.owed);
-            allowance.owed -= paid;
-            allowance.avail += gained - paid;
-        }
-        _ => {
-            // A rate never rises by a change: raised a hundredfold, it still starts from what is there.
-            let room = new.capacity().saturating_sub(open);
-            let part = u128::from(allowance.part) * u128::from(new.parts()) / u128::from(old.parts());
-            allowance.part = if allowance.avail >= room { 0 } else { u64::try_from(part).unwrap_or(0) };
-            allowance.avail = allowance.avail.min(room);
-        }
+    if let (Policy::Quota { amount, .. }, Policy::Quota { amount: raised, .. }) = (old, new) {
+        // Signed: what a lowering could not take back is owed, or lowering and raising again would make tokens.
+        let lost = amount.saturating_sub(raised);
+        allowance.owed += lost.saturating_sub(allowance.avail);
+        allowance.avail = allowance.avail.saturating_sub(lost);
+        let gained = raised.saturating_sub(amount);
+        let paid = gained.min(allowance.owed);
+        allowance.owed -= paid;
+        allowance.avail += gained - paid;
+    } else {
+        // A rate never rises by a change: raised a hundredfold, it still starts from what is there.
+        let room = new.capacity().saturating_sub(open);
+        let part = u128::from(allowance.part) * u128::from(new.parts()) / u128::from(old.parts());
+        allowance.part = if allowance.avail >= room { 0 } else { u64::try_from(part).unwrap_or(0) };
+        allowance.avail = allowance.avail.min(room);
     }
 }

@@ -17,7 +17,7 @@ const AHEAD_MS: u64 = 700;
 
 /// What one borrower knows about borrowing from one limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Renewal {
+pub(super) struct Renewal {
     pending: Option<Pending>,
     demand: Demand,
     /// The smallest cost known to be refused, and until when.

@@ -97,7 +97,8 @@ pub(crate) async fn create(State(api): State<Api>, headers: HeaderMap, body: Bod
         let mut batch = database.batch();
         batch.add(control::PLACE_TENANT, &[(&place.tenant_id.to_string()).into()])?;
         let subject = place.tenant_id.to_string();
-        let record = Record { action: "tenant.create", subject: &subject, detail: serde_json::json!({ "slug": place.slug }) };
+        let record =
+            Record { action: "tenant.create", subject: &subject, detail: serde_json::json!({ "slug": place.slug }) };
         change.seal(&api, Home::Control, &mut batch, record, &answer)?;
         match batch.run().await {
             Ok(_) => {}
@@ -110,9 +111,7 @@ pub(crate) async fn create(State(api): State<Api>, headers: HeaderMap, body: Bod
         if let Err(message) = carry::tree(&api.env, &api.config, &place.shard, place.tenant_id).await {
             console_error!("{}: {message}", place.tenant_id);
         }
-        let mut shown = answer.1;
-        shown["api_key"] = key.into();
-        Ok(api.json(answer.0, &shown))
+        Ok(api.json(answer.0, &with_key(answer.1, key)))
     };
     respond(&api, result.await)
 }
@@ -141,27 +140,24 @@ async fn reserve(api: &Api, asked: &NewTenant) -> Result<Placed, Failure> {
         Some(held) => return Ok(held),
         None => {}
     }
-    let (jurisdiction, shard) = match asked.parent {
-        Some(parent) => {
-            let row: Option<Placed> = control.row(control::DIRECTORY, &[(&parent.to_string()).into()]).await?;
-            let row = row.filter(|row| row.state == "placed");
-            let row = row.ok_or_else(|| fault("#/parent", format!("there is no tenant {parent}")))?;
-            if asked.jurisdiction.is_some_and(|asked| asked != parent.jurisdiction()) {
-                return Err(fault("#/jurisdiction", "a tenant lives where its parent does".to_owned()));
-            }
-            let chain = carry::chain(&Database::shard(&api.env, &row.shard)?, parent).await?;
-            if chain.len() >= LEVELS {
-                return Err(fault("#/parent", format!("a tree has at most {LEVELS} levels")));
-            }
-            (parent.jurisdiction(), row.shard)
+    let (jurisdiction, shard) = if let Some(parent) = asked.parent {
+        let row: Option<Placed> = control.row(control::DIRECTORY, &[(&parent.to_string()).into()]).await?;
+        let row = row.filter(|row| row.state == "placed");
+        let row = row.ok_or_else(|| fault("#/parent", format!("there is no tenant {parent}")))?;
+        if asked.jurisdiction.is_some_and(|asked| asked != parent.jurisdiction()) {
+            return Err(fault("#/jurisdiction", "a tenant lives where its parent does".to_owned()));
         }
-        None => {
-            let jurisdiction = asked.jurisdiction.unwrap_or(Jurisdiction::Global);
-            let prefix = format!("{jurisdiction}-");
-            let shard = carry::shards(&api.env).into_iter().filter(|shard| shard.as_str().starts_with(&prefix)).max();
-            let shard = shard.ok_or_else(|| fault("#/jurisdiction", format!("no shard is bound in {jurisdiction}")))?;
-            (jurisdiction, shard)
+        let chain = carry::chain(&Database::shard(&api.env, &row.shard)?, parent).await?;
+        if chain.len() >= LEVELS {
+            return Err(fault("#/parent", format!("a tree has at most {LEVELS} levels")));
         }
+        (parent.jurisdiction(), row.shard)
+    } else {
+        let jurisdiction = asked.jurisdiction.unwrap_or(Jurisdiction::Global);
+        let prefix = format!("{jurisdiction}-");
+        let shard = carry::shards(&api.env).into_iter().filter(|shard| shard.as_str().starts_with(&prefix)).max();
+        let shard = shard.ok_or_else(|| fault("#/jurisdiction", format!("no shard is bound in {jurisdiction}")))?;
+        (jurisdiction, shard)
     };
     #[expect(clippy::cast_possible_truncation, reason = "any 32 of its bits will do")]
     let random = (isolate::random() as u32).to_be_bytes();
@@ -205,7 +201,8 @@ async fn write(api: &Api, change: &Change, asked: &NewTenant, place: &Placed) ->
     minted.add(api, &mut batch, "first", &[], None)?;
     batch.add(shard::ADVANCE_TREE, &[(&id).into()])?;
     batch.add(shard::ADD_OUTBOX_TREE, &[(&id).into(), api.now.0.into()])?;
-    let (record, detail) = (api.id.to_string(), serde_json::json!({ "slug": place.slug, "key": minted.id }).to_string());
+    let (record, detail) =
+        (api.id.to_string(), serde_json::json!({ "slug": place.slug, "key": minted.id }).to_string());
     batch.add(
         shard::ADD_AUDIT,
         &[
@@ -221,6 +218,14 @@ async fn write(api: &Api, change: &Change, asked: &NewTenant, place: &Placed) ->
     )?;
     batch.run().await?;
     Ok(minted.text)
+}
+
+/// An answer with the text of an API key beside what is stored of it.
+fn with_key(mut answer: serde_json::Value, text: String) -> serde_json::Value {
+    if let Some(answer) = answer.as_object_mut() {
+        answer.insert("api_key".to_owned(), text.into());
+    }
+    answer
 }
 
 /// An API key that was just made.
@@ -450,7 +455,11 @@ pub(crate) async fn put_subscription(
         let Asked { plan, version } = json::read(&change.body, super::CHANGE)?;
         let (_, catalog) = carry::read_catalog(&Database::control(&api.env)?).await?;
         if !catalog.plans.contains_key(&plan) {
-            let fault = Fault { detail: format!("there is no plan {plan}"), pointer: "#/plan".into(), code: Code::InvalidValue };
+            let fault = Fault {
+                detail: format!("there is no plan {plan}"),
+                pointer: "#/plan".into(),
+                code: Code::InvalidValue,
+            };
             return Err(fault.into());
         }
         // The anchor stays: changing the plan does not begin a new usage period, or quotas could be had twice.
@@ -496,9 +505,10 @@ pub(crate) async fn put_override(
         let set: Override = json::read(&change.body, super::CHANGE)?;
         let feature: FeatureName = name.parse().map_err(|_| Failure::new(Code::NotFound))?;
         let (_, catalog) = carry::read_catalog(&Database::control(&api.env)?).await?;
-        let definition = catalog.features.get(&feature).ok_or_else(|| {
-            Failure::new(Code::NotFound).because(format!("there is no feature {feature}"))
-        })?;
+        let definition = catalog
+            .features
+            .get(&feature)
+            .ok_or_else(|| Failure::new(Code::NotFound).because(format!("there is no feature {feature}")))?;
         if !definition.kind.accepts(&set.value) {
             let detail = format!("a {} feature cannot be {}", definition.kind.name(), set.value.as_json());
             return Err(Fault { detail, pointer: "#/value".into(), code: Code::WrongType }.into());
@@ -521,7 +531,8 @@ pub(crate) async fn delete_override(
     body: Body,
 ) -> Response {
     let result = async {
-        let begun = begin(&api, &headers, &format!("DELETE /v1/admin/tenants/{id}/overrides/{name}"), &id, body).await?;
+        let begun =
+            begin(&api, &headers, &format!("DELETE /v1/admin/tenants/{id}/overrides/{name}"), &id, body).await?;
         let (change, place, database) = match begun {
             Ok(begun) => begun,
             Err(response) => return Ok(response),
@@ -599,8 +610,14 @@ async fn edit(
     let answer = serde_json::json!({ "name": name, "definition": value });
     let text = value.to_string();
     let id = place.tenant_id.to_string();
-    let edit =
-        Edit { action, subject: name, detail: value, answer: answer.clone(), status: StatusCode::OK, root: place.tenant_id };
+    let edit = Edit {
+        action,
+        subject: name,
+        detail: value,
+        answer: answer.clone(),
+        status: StatusCode::OK,
+        root: place.tenant_id,
+    };
     alter(api, &change, &place, &database, edit, |batch| write(batch, &id, &text)).await?;
     Ok(api.json(StatusCode::OK, &answer))
 }
@@ -639,7 +656,8 @@ pub(crate) async fn delete_relation(
     body: Body,
 ) -> Response {
     let result = async {
-        let begun = begin(&api, &headers, &format!("DELETE /v1/admin/tenants/{id}/relations/{name}"), &id, body).await?;
+        let begun =
+            begin(&api, &headers, &format!("DELETE /v1/admin/tenants/{id}/relations/{name}"), &id, body).await?;
         let (change, place, database) = match begun {
             Ok(begun) => begun,
             Err(response) => return Ok(response),
@@ -728,9 +746,7 @@ pub(crate) async fn create_key(
             minted.add(&api, batch, &asked.name, &asked.scopes, asked.until)
         })
         .await?;
-        let mut shown = answer;
-        shown["api_key"] = minted.text.into();
-        Ok(api.json(StatusCode::CREATED, &shown))
+        Ok(api.json(StatusCode::CREATED, &with_key(answer, minted.text)))
     };
     respond(&api, result.await)
 }

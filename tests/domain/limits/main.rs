@@ -5,9 +5,17 @@
 //! - `liveness`: large costs do get in;
 //! - `figures`: how much of the ideal is admitted, and for how many calls;
 //! - `model`: every schedule there is of a small world;
-//! - `hot`: what an admission costs.
+//! - `bench`: what an admission costs.
 //!
 //! `SEEDS=10000` runs all seeds, `SEED=17` one of them, printing its schedule.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::pedantic,
+    reason = "a test may stop, and count as it likes"
+)]
 
 mod adversaries;
 mod bench;

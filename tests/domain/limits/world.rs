@@ -48,7 +48,7 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    pub const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         loss: 0.0,
         duplicates: 0.0,
         late: 0.0,
@@ -124,7 +124,6 @@ struct Station {
     slots: Vec<Slot>,
     /// The newest policy of each limit it has read.
     revs: Vec<u64>,
-    asleep_until: u64,
     wake: u64,
 }
 
@@ -383,7 +382,6 @@ impl World {
             clock: Clock::new(&mut self.random, &self.setup.faults),
             slots: Vec::new(),
             revs: self.policies.iter().map(|policies| policies.len() as u64 - 1).collect(),
-            asleep_until: 0,
             wake: u64::MAX,
         };
         for limit in 0..self.setup.limits.len() {
@@ -620,7 +618,8 @@ impl World {
                 let isolate = &mut self.stations[site].isolate;
                 let (call, ticket) = if reserve {
                     self.counts.reserved += 1;
-                    isolate.reserve(op, &charged, None, 3_000, false, now)
+                    // A lost COMMIT must not give back what was used; a lost VOID only wastes.
+                    isolate.reserve(op, &charged, None, 3_000, true, now)
                 } else {
                     isolate.take(op, tag, &charged, None, now)
                 };

@@ -1,0 +1,219 @@
+//! Checks: questions to the gate from code that is not behind it. The same answers as the inline gate gives.
+//!
+//! Invariant: of several checks all are paid or none; a refusal spends nothing, and a peek neither spends nor stores.
+
+use serde::Deserialize;
+
+use super::api_key::Mode;
+use super::catalog::{Catalog, Recording};
+use super::decision::Code;
+use super::gate::limit_code;
+use super::id::{KeyId, TenantId};
+use super::limit::{self, Admission, Call, OpId, Slot, Ticket, Verdict};
+use super::name::{FeatureName, MeterName};
+use super::outbox;
+use super::resident::{Asked, Resident, Shown, Way};
+use super::time::UnixMillis;
+
+/// What a check counts under in reports, where a request has its route.
+const ROUTE: &str = "/v1/check";
+
+/// One check: a feature, a meter, or both.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// The feature that must be on.
+    #[serde(default)]
+    pub feature: Option<FeatureName>,
+    /// The meter whose limits are to pay.
+    #[serde(default)]
+    pub meter: Option<MeterName>,
+    /// How many units; 1 where nothing is said.
+    #[serde(default = "one")]
+    pub cost: u64,
+}
+
+/// The cost of a check that says none.
+#[must_use]
+pub const fn one() -> u64 {
+    1
+}
+
+/// What was found about one check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Why it is refused; none where it is not.
+    pub code: Option<Code>,
+    /// After how long asking again may help, where a limit refused.
+    pub retry_after_ms: Option<u64>,
+    /// The limits that bound it.
+    pub shown: Vec<Shown>,
+    /// Whether live leases paid for it.
+    pub paid: bool,
+    slots: Vec<Slot>,
+}
+
+impl Finding {
+    fn refuse(&mut self, code: Code, retry_after_ms: Option<u64>) {
+        self.code = Some(code);
+        self.retry_after_ms = retry_after_ms;
+    }
+}
+
+/// What came of checks that were made without asking anyone.
+#[derive(Debug)]
+pub struct Assessed {
+    /// One for each check.
+    pub findings: Vec<Finding>,
+    /// What only the limiter can decide; then [`conclude`] has the last word.
+    pub pending: Option<Pending>,
+}
+
+/// A TAKE that is to be sent.
+#[derive(Debug)]
+pub struct Pending {
+    /// To whose limiter.
+    pub tenant: TenantId,
+    /// What to send.
+    pub call: Call,
+    /// What its answer is handed in with.
+    pub ticket: Ticket,
+}
+
+/// Makes `checks` for the caller with this key. `id` is random.
+pub fn assess(
+    resident: &mut Resident,
+    catalog: &Catalog,
+    caller: (KeyId, Mode),
+    checks: &[Check],
+    peek: bool,
+    id: OpId,
+    now: UnixMillis,
+) -> Assessed {
+    let (key, mode) = caller;
+    let mut ways: Vec<Way> = checks
+        .iter()
+        .map(|check| {
+            let Check { feature, meter, cost } = check;
+            let asked = Asked { mode, route: 0, feature: feature.as_ref(), meter: meter.as_ref(), cost: *cost };
+            resident.assess(catalog, &asked, now)
+        })
+        .collect();
+    let mut findings: Vec<Finding> = checks
+        .iter()
+        .zip(&ways)
+        .map(|(check, way)| {
+            let unknown = check.meter.as_ref().filter(|meter| !catalog.meters.contains_key(*meter));
+            let code = way.refusal.as_ref().map(|refusal| refusal.code).or(unknown.map(|_| Code::NotFound));
+            let slots = way.charges.iter().map(|charge| charge.slot).collect();
+            Finding { code, retry_after_ms: None, shown: way.shown.clone(), paid: false, slots }
+        })
+        .collect();
+    let charges = summed(&ways);
+    let decided = Assessed { findings: Vec::new(), pending: None };
+    if findings.iter().any(|finding| finding.code.is_some()) || charges.is_empty() {
+        return Assessed { findings, ..decided };
+    }
+    if peek {
+        for (finding, way) in findings.iter_mut().zip(&ways) {
+            if way.charges.iter().any(|charge| resident.limits.remaining(charge.slot) < charge.cost) {
+                finding.refuse(Code::RateLimited, None);
+            }
+        }
+        return Assessed { findings, ..decided };
+    }
+    let is_exact = |way: &Way| way.meter.as_ref().is_some_and(|metering| metering.recording == Recording::Exact);
+    let admission = if ways.iter().any(is_exact) { Admission::Ask } else { resident.limits.admit(&charges, now) };
+    match admission {
+        Admission::Admit => {
+            for (way, finding) in ways.iter_mut().zip(&mut findings) {
+                let Some(metering) = &way.meter else { continue };
+                let cost = metering.cost;
+                let paid = way.payer.map(|slot| (slot, resident.limits.payer(slot)));
+                let label = way.label(key, mode, &ROUTE, now);
+                resident.limits.count(paid, label, cost);
+                finding.paid = true;
+            }
+            Assessed { findings, ..decided }
+        }
+        Admission::Deny { slot, code, retry_after_ms } => {
+            refuse(&mut findings, slot, limit_code(code), retry_after_ms);
+            Assessed { findings, ..decided }
+        }
+        Admission::Ask => {
+            let events = ways.iter().enumerate().filter_map(|(at, way)| event(resident, way, id, at, caller, now));
+            let event = limit::Event { id: id.to_string(), body: serde_json::Value::Array(events.collect()) };
+            let tenant = resident.tenant().tenant;
+            let (call, ticket) = resident.limits.take(id, None, &charges, Some(event), now);
+            Assessed { findings, pending: Some(Pending { tenant, call, ticket }) }
+        }
+    }
+}
+
+/// Brings the findings up to what the limiter said.
+pub fn conclude(
+    resident: &mut Resident,
+    ticket: Ticket,
+    reply: Option<&limit::Reply>,
+    findings: &mut [Finding],
+    now: UnixMillis,
+) {
+    match resident.limits.verdict(ticket, reply, now) {
+        Verdict::Admit => {}
+        Verdict::Deny(denial) => {
+            let limits = &resident.limits;
+            let slots = findings.iter().flat_map(|finding| &finding.slots);
+            let refuser = slots.copied().find(|slot| limits.key(*slot) == Some(&denial.key));
+            let code = limit_code(denial.code);
+            match refuser {
+                Some(slot) => refuse(findings, slot, code, denial.retry_after_ms),
+                None => findings.iter_mut().for_each(|finding| finding.refuse(code, Some(denial.retry_after_ms))),
+            }
+        }
+        Verdict::Unknown => {
+            for finding in findings.iter_mut() {
+                finding.refuse(Code::LimiterUnavailable, None);
+            }
+        }
+    }
+}
+
+fn refuse(findings: &mut [Finding], slot: Slot, code: Code, retry_after_ms: u64) {
+    for finding in findings.iter_mut().filter(|finding| finding.slots.contains(&slot)) {
+        finding.refuse(code, Some(retry_after_ms));
+    }
+}
+
+/// What all ways together take from each limit.
+fn summed(ways: &[Way]) -> Vec<limit::Charge> {
+    let mut charges: Vec<limit::Charge> = Vec::new();
+    for charge in ways.iter().flat_map(|way| &way.charges) {
+        match charges.iter_mut().find(|held| held.slot == charge.slot) {
+            Some(held) => held.cost = held.cost.saturating_add(charge.cost),
+            None => charges.push(*charge),
+        }
+    }
+    charges
+}
+
+fn event(
+    resident: &Resident,
+    way: &Way,
+    id: OpId,
+    at: usize,
+    (key, mode): (KeyId, Mode),
+    now: UnixMillis,
+) -> Option<serde_json::Value> {
+    let metering = way.meter.as_ref()?;
+    let event = outbox::Event {
+        source: "gate".to_owned(),
+        id: format!("{id}-{at}"),
+        meter: metering.meter.clone(),
+        mode,
+        quantity: metering.cost,
+        at: now,
+        period: resident.period(now),
+        detail: serde_json::json!({ "key": key, "route": ROUTE }),
+    };
+    serde_json::to_value(event).ok()
+}
