@@ -28,6 +28,7 @@ async function native() {
   await cargo("lints, native", ["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]);
   await cargo("lints, wasm32", ["clippy", "--locked", "--lib", ...WASM, "--", "-D", "warnings"]);
   await cargo("native tests", ["test", "--locked"], { count: (output) => `${sum(output, /(\d+) passed/g)} passed` });
+  await check("controls, a tenth", () => run(pinnedNode, ["tests/domain/controls/run.mjs", "--quick"]), (output) => output.trim().split("\n").at(-1));
   await cargo("documentation", ["doc", "--locked", "--no-deps", "--lib"], { env: { RUSTDOCFLAGS: "-D warnings" } });
   await cargo("documentation, wasm32", ["doc", "--locked", "--no-deps", "--lib", ...WASM], { env: { RUSTDOCFLAGS: "-D warnings" } });
 }

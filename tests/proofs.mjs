@@ -5,6 +5,28 @@
 
 export const proofs = [
   {
+    name: "schedules",
+    says: "The lease protocol over 10,000 seeded schedules: loss, duplication, reordering, crashes, drift, policy changes; every interval checked.",
+    command: ["cargo", "test", "--locked", "--test", "limits", "--", "--nocapture", "schedules::"],
+    env: { SEEDS: "10000" },
+  },
+  {
+    name: "adversaries",
+    says: "The schedules that chance does not find, each by hand; large costs do get in; what is admitted, and for how many calls.",
+    command: ["cargo", "test", "--locked", "--test", "limits", "--", "--nocapture", "adversaries::", "liveness::", "figures::"],
+  },
+  {
+    name: "model",
+    says: "Every schedule there is of a small world: two isolates, a limiter, its child, three tokens.",
+    command: ["cargo", "test", "--locked", "--test", "limits", "--", "--nocapture", "model::"],
+    env: { MODEL: "full" },
+  },
+  {
+    name: "controls",
+    says: "Each rule of the lease protocol broken on purpose; the named test must notice.",
+    command: ["node", "tests/domain/controls/run.mjs"],
+  },
+  {
     name: "end-to-end",
     says: "Every end-to-end test, on real workerd.",
     command: ["node", "--test", "--test-reporter=spec", "--test-concurrency=1", "tests/e2e/*.test.mjs"],

@@ -4,6 +4,7 @@
 //! backward; each step either decides or says what is missing. Nothing here waits: a caller that is told what is missing
 //! fetches it and walks again.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
@@ -63,7 +64,8 @@ struct Known {
 pub struct Compiled {
     document: Document<Catalog>,
     read_at: UnixMillis,
-    refresh_at: UnixMillis,
+    /// When to look for a newer one; a cell, because it is moved while the routes are being looked at.
+    refresh_at: Cell<UnixMillis>,
     origins: Vec<CompiledOrigin>,
     hosts: BTreeMap<Box<str>, usize>,
     default: Option<usize>,
@@ -191,11 +193,9 @@ impl Gate {
     pub fn walk<'g, 'r>(&'g mut self, request: &Request<'r>, ring: &KeyRing) -> Step<'g, 'r> {
         let now = request.now;
         let Some(url) = Url::split(request.url) else { return Step::Refuse(Refused::new(Code::NotFound)) };
-        let Some(catalog) = self.catalog.as_mut().filter(|catalog| now < catalog.document.expires) else {
+        let Some(catalog) = self.catalog.as_ref().filter(|catalog| now < catalog.document.expires) else {
             return Step::Missing(vec![DocumentKey::Catalog]);
         };
-        let stale_catalog = catalog.wants_refresh(now);
-        let catalog = &*catalog;
 
         let (origin, path) = match catalog.locate(&url) {
             Ok(Some(found)) => found,
@@ -256,7 +256,8 @@ impl Gate {
             route,
             number,
             catalog: &catalog.document.body,
-            stale_catalog,
+            // Asked here and not before: a request that gets no further carries nothing out behind its reply.
+            stale_catalog: catalog.wants_refresh(now),
         })
     }
 
@@ -283,7 +284,8 @@ impl Gate {
         }
         match standing {
             Standing::Good(key, mode) if resident.serves() => {
-                Caller::Known { resident, catalog: &catalog.document.body, key, mode }
+                let stale_catalog = catalog.wants_refresh(now);
+                Caller::Known { resident, catalog: &catalog.document.body, key, mode, stale_catalog }
             }
             Standing::Good(..) => Caller::Refused(Refused::new(Code::TenantSuspended).of(resident)),
             Standing::Bad(code) => Caller::Refused(Refused::new(code).of(resident)),
@@ -329,7 +331,7 @@ impl Gate {
         if let Some(held) = known {
             held.document.expires = held.document.expires.max(document.expires);
             held.read_at = now;
-            held.refresh_at = now.plus(CATALOG_SOFT_TTL_MS);
+            held.refresh_at.set(now.plus(CATALOG_SOFT_TTL_MS));
             return Ok(());
         }
         self.catalog = Some(Compiled::new(document, now)?);
@@ -447,6 +449,8 @@ pub enum Caller<'g> {
         key: KeyId,
         /// Live or test.
         mode: Mode,
+        /// Whether the catalog should be read anew behind this reply.
+        stale_catalog: bool,
     },
     /// Nobody who may.
     Refused(Refused<'g>),
@@ -589,7 +593,14 @@ impl Compiled {
             first += routes + 1;
         }
         let default = origins.iter().position(|origin| origin.name.as_str() == DEFAULT_ORIGIN);
-        Ok(Self { document, read_at: now, refresh_at: now.plus(CATALOG_SOFT_TTL_MS), origins, hosts, default })
+        Ok(Self {
+            document,
+            read_at: now,
+            refresh_at: Cell::new(now.plus(CATALOG_SOFT_TTL_MS)),
+            origins,
+            hosts,
+            default,
+        })
     }
 
     /// The catalog itself.
@@ -611,10 +622,10 @@ impl Compiled {
     }
 
     /// Whether to look for a newer one behind this reply. True once in five seconds while nobody finds one.
-    fn wants_refresh(&mut self, now: UnixMillis) -> bool {
-        let wants = now >= self.refresh_at;
+    fn wants_refresh(&self, now: UnixMillis) -> bool {
+        let wants = now >= self.refresh_at.get();
         if wants {
-            self.refresh_at = now.plus(5_000);
+            self.refresh_at.set(now.plus(5_000));
         }
         wants
     }

@@ -5,8 +5,8 @@
 
 use super::time::UnixMillis;
 
-/// The longest pause between two tries. Five minutes: a recovered database is noticed at most so late.
-const LONGEST_MS: u64 = 5 * 60 * 1000;
+/// The longest pause between two tries: a recovered database is noticed at most a minute later, and a quarter for the spread.
+const LONGEST_MS: u64 = 60 * 1000;
 
 /// What an object has to do behind its replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,8 +39,8 @@ impl Job {
         }
     }
 
-    /// When to try again after `failures` in a row, the last of them at `now`: 1, 2, 4 seconds and so on, up to five
-    /// minutes, plus up to a quarter of it by `random`, so that ten thousand objects do not come back together.
+    /// When to try again after `failures` in a row, the last of them at `now`: 1, 2, 4 seconds and so on, up to a
+    /// minute, plus up to a quarter of it by `random`, so that ten thousand objects do not come back together.
     #[must_use]
     pub fn retry(self, failures: u32, now: UnixMillis, random: u32) -> UnixMillis {
         let pause = 1000_u64.checked_shl(failures.saturating_sub(1).min(20)).unwrap_or(LONGEST_MS).min(LONGEST_MS);
@@ -59,9 +59,9 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_doubles_up_to_five_minutes() {
+    fn a_pause_doubles_up_to_a_minute() {
         let pause = |failures| Job::Flush.retry(failures, UnixMillis(0), 0).0;
-        assert_eq!((pause(1), pause(2), pause(9), pause(10), pause(1000)), (1000, 2000, 256_000, 300_000, 300_000));
-        assert!(Job::Flush.retry(10, UnixMillis(0), u32::MAX).0 < 375_000);
+        assert_eq!((pause(1), pause(2), pause(6), pause(7), pause(1000)), (1000, 2000, 32_000, 60_000, 60_000));
+        assert!(Job::Flush.retry(10, UnixMillis(0), u32::MAX).0 < 75_000);
     }
 }

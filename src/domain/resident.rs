@@ -46,8 +46,9 @@ pub struct Resident {
     ways: Vec<(WayKey, Way)>,
     /// What may be spent, and what must be reported.
     pub limits: Isolate,
-    /// Whether someone already waits to give back what this isolate will not spend.
-    pub watched: bool,
+    /// Until when someone waits to give back what this isolate will not spend. An instant and not a flag: whoever waits may
+    /// be ended by the platform.
+    pub watched_until: UnixMillis,
 }
 
 /// Which route, for which mode of key.
@@ -146,7 +147,7 @@ impl Resident {
             catalog: 0,
             ways: Vec::new(),
             limits: Isolate::new(me),
-            watched: false,
+            watched_until: UnixMillis(0),
         };
         resident.arrange();
         resident

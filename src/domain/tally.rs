@@ -14,6 +14,7 @@ use super::id::{KeyId, RequestId, TenantId};
 use super::limit::Event;
 use super::name::MeterName;
 use super::outbox;
+use super::resident::Resident;
 use super::time::UnixMillis;
 
 /// A minute, in milliseconds.
@@ -170,16 +171,17 @@ impl FromStr for Behind {
     }
 }
 
-/// What is to be done behind the reply to this request, if anything.
-pub fn behind(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Option<Behind> {
-    let resident = &mut *standpoint.resident;
-    let behind = Behind {
-        tenant: resident.tenant().tenant,
-        limits: resident.limits.is_due(),
-        document: resident.wants_refresh(now),
-        catalog: standpoint.stale_catalog,
-    };
-    (behind.limits || behind.document || behind.catalog).then_some(behind)
+impl Behind {
+    /// What is to be done behind a reply to `resident`, if anything.
+    pub fn of(resident: &mut Resident, stale_catalog: bool, now: UnixMillis) -> Option<Self> {
+        let behind = Self {
+            tenant: resident.tenant().tenant,
+            limits: resident.limits.is_due(),
+            document: resident.wants_refresh(now),
+            catalog: stale_catalog,
+        };
+        (behind.limits || behind.document || behind.catalog).then_some(behind)
+    }
 }
 
 #[cfg(test)]

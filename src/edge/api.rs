@@ -3,7 +3,7 @@
 //! Invariant: a body is read within its bound, and strictly, before anything is done for it; every answer that refuses is a
 //! problem.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody as _};
@@ -38,6 +38,7 @@ use crate::domain::limit::OpId;
 use crate::domain::name::{FeatureName, MeterName};
 use crate::domain::plan::Plan;
 use crate::domain::resident::Resident;
+use crate::domain::tally::Behind;
 use crate::domain::time::UnixMillis;
 use crate::portal;
 use crate::wire::json;
@@ -57,6 +58,8 @@ pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
     pub(crate) now: UnixMillis,
     pub(crate) id: RequestId,
+    /// What the handler found is to be done behind the reply.
+    behind: Arc<Mutex<Option<Behind>>>,
 }
 
 /// Why a call of the API failed: a problem to be.
@@ -165,11 +168,12 @@ pub(crate) async fn read_body(headers: &HeaderMap, body: Body, most: usize) -> R
 
 /// Serves what the gate does not.
 #[worker::event(fetch)]
-async fn fetch(request: HttpRequest, env: Env, _context: Context) -> worker::Result<Response> {
+async fn fetch(request: HttpRequest, env: Env, context: Context) -> worker::Result<Response> {
     let now = clock();
     let config = isolate::ready(&env)?;
     let id = isolate::with(|isolate| isolate.request_id(now)).unwrap_or_else(|| RequestId::new(now, isolate::random()));
-    let api = Api { env, config, now, id };
+    let behind = Arc::new(Mutex::new(None));
+    let api = Api { env: env.clone(), config: Arc::clone(&config), now, id, behind: Arc::clone(&behind) };
     let routes = Router::new()
         .route("/healthz", get(health))
         .route("/problems/{code}", get(page))
@@ -180,7 +184,11 @@ async fn fetch(request: HttpRequest, env: Env, _context: Context) -> worker::Res
         .nest("/v1/admin", operator::routes())
         .method_not_allowed_fallback(wrong_method)
         .fallback(nothing_here);
-    Ok(routes.with_state(api).call(request).await?)
+    let response = routes.with_state(api).call(request).await?;
+    if let Some(behind) = behind.lock().ok().and_then(|mut behind| behind.take()) {
+        context.wait_until(async move { gate::renewed(&env, &config, behind, now).await });
+    }
+    Ok(response)
 }
 
 /// Every minute: carries what a crash left.
@@ -266,7 +274,13 @@ async fn known<T>(api: &Api, headers: &HeaderMap, mut then: impl FnMut(Known<'_>
         let request =
             Request { method: "", url: "", api_key: &api_key, authorization: &authorization, preflight: false, now };
         let step = isolate::with(|isolate| match isolate.gate.caller(&request, &isolate.config.api_keys) {
-            Caller::Known { resident, catalog, key, mode } => Ok(then(Known { resident, catalog, key, mode, now })),
+            Caller::Known { resident, catalog, key, mode, stale_catalog } => {
+                let value = then(Known { resident: &mut *resident, catalog, key, mode, now });
+                if let Ok(mut behind) = api.behind.lock() {
+                    *behind = Behind::of(resident, stale_catalog, now);
+                }
+                Ok(value)
+            }
             Caller::Refused(refused) => Err(Err(refusal(api, &refused))),
             Caller::Missing(keys) => Err(Ok(keys)),
         });

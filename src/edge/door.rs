@@ -10,7 +10,7 @@ use super::isolate;
 use crate::domain::catalog::Recording;
 use crate::domain::decision::Tier;
 use crate::domain::gate::{Outcome, Request, Standpoint, Step};
-use crate::domain::tally;
+use crate::domain::tally::{self, Behind};
 use crate::domain::time::UnixMillis;
 use crate::wire::answer::Asked;
 use crate::wire::headers;
@@ -72,7 +72,7 @@ pub fn warm(method: &str, url: &str, api_key: &str, authorization: &str, now: f6
 
 /// Notes what is to be done behind the reply.
 pub(crate) fn behind(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis, verdict: &mut Verdict) {
-    if let Some(behind) = tally::behind(standpoint, now) {
+    if let Some(behind) = Behind::of(standpoint.resident, standpoint.stale_catalog, now) {
         verdict.renew(&behind.to_string());
     }
 }

@@ -479,7 +479,7 @@ pub fn renew(what: &str, env: Env, now: f64) -> Promise {
     })
 }
 
-async fn renewed(env: &Env, config: &Config, behind: Behind, now: UnixMillis) {
+pub(crate) async fn renewed(env: &Env, config: &Config, behind: Behind, now: UnixMillis) {
     let mut keys = Vec::new();
     if behind.catalog {
         keys.push(DocumentKey::Catalog);
@@ -501,14 +501,20 @@ async fn renewed(env: &Env, config: &Config, behind: Behind, now: UnixMillis) {
 /// Sends what is due to the limiter; one request in an isolate stays to send what becomes due while nobody comes.
 async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
     report(env, config, tenant, now).await;
+    // The platform ends what stays longer than 30 s behind a reply; a lease ends after 5.
+    let until = now.plus(20_000);
     let watches = isolate::with(|isolate| {
-        isolate.gate.resident(tenant).is_some_and(|resident| !std::mem::replace(&mut resident.watched, true))
+        isolate.gate.resident(tenant).is_some_and(|resident| {
+            let free = now >= resident.watched_until;
+            if free {
+                resident.watched_until = until;
+            }
+            free
+        })
     });
     if watches != Some(true) {
         return;
     }
-    // The platform ends what stays longer than 30 s behind a reply; a lease ends after 5.
-    let until = now.plus(20_000);
     loop {
         let now = clock();
         let wakes =
@@ -520,7 +526,7 @@ async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
     }
     isolate::with(|isolate| {
         if let Some(resident) = isolate.gate.resident(tenant) {
-            resident.watched = false;
+            resident.watched_until = UnixMillis(0);
         }
     });
 }

@@ -1,7 +1,7 @@
 //! The only room that names the platform: it loads, steps, saves and replies.
 //!
-//! From the request inward: [`door`] and [`gate`] decide about requests, [`api`] serves Tollgate's own API, [`operator`]
-//! changes what is decided from; [`documents`] reads it; the objects ([`tenant_object`], [`catalog_object`]) own it.
+//! From the request inward: [`door`] and [`gate`] decide about requests, [`api`] serves Tollgate's own API, `operator`
+//! changes what is decided from; `documents` reads it; the objects ([`tenant_object`], [`catalog_object`]) own it.
 
 pub mod api;
 mod carry;

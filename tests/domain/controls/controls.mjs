@@ -15,7 +15,7 @@ export const controls = [
 	['an ask that was overtaken is answered', 'limiter.rs', 'if *seq >= ask.seq => return none', 'if *seq == u64::MAX => return none', 'adversaries::an_ask_repeated_and_overtaken'],
 	['a refused large cost refuses small ones', 'renewal.rs', 'now < self.refused_until && cost >= self.refused_cost', 'now < self.refused_until', 'adversaries::a_refused_large_cost_leaves'],
 	['a refused small cost refuses large ones', 'renewal.rs', 'if self.is_large(cost) {\n            return', 'if false {\n            return', 'liveness::'],
-	['RECORD after the lease was settled', 'limiter.rs', 'if self.lease_or_past((k, lease)).filter(holds).is_none() {', 'if self.lease_or_past((k, lease)).filter(holds).is_none() && false {', 'adversaries::record_after'],
+	['RECORD after the lease was settled', 'limiter.rs', 'if !self.lease_or_past((k, lease)).is_some_and(holds) {', 'if false {', 'adversaries::record_after'],
 	['an expired lease gives back', 'limiter.rs', 'self.mint(k, ends);\n            if let Some(lease) = self.leases.remove((k, id)) {', 'self.mint(k, ends);\n            if let Some(lease) = self.leases.remove((k, id)) {\n                self.give_back(k, lease.open());', 'adversaries::reports_out_of_order'],
 	['the deadline runs from the answer', 'isolate.rs', 'let deadline = sent.plus(grant.ttl_ms);', 'let deadline = now.plus(grant.ttl_ms + 0 * sent.0);', 'adversaries::the_first_answer_after_a_long_cut'],
 	['a lease is spent after its deadline', 'isolate.rs', 'self.live.iter().any(|held| held.left >= cost && now < held.deadline)', 'self.live.iter().any(|held| held.left >= cost)', 'adversaries::the_first_answer_after_a_long_cut'],
