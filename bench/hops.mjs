@@ -12,13 +12,18 @@ const HOLD_MS = 25;
 const KINDS = { DOCUMENTS: "KV", CONTROL: "D1", SHARD_GLOBAL_1: "D1", TENANT: "DO", CATALOG: "DO" };
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Tollgate with every binding counted. */
-export async function startCounted(options = {}, holdMs = 0) {
+/**
+ * Tollgate with every binding counted. While `hold.d1` is a promise, D1 answers only when that is fulfilled: an object that
+ * writes behind a reply can wait for it, a request that needed D1 would never be answered.
+ */
+export async function startCounted(options = {}, holdMs = 0, hold = {}) {
   const calls = [];
   const note = async ({ binding, phase, detail }) => {
     if (phase === "before") {
-      calls.push({ kind: KINDS[binding], binding, detail, settled: false });
+      const call = { kind: KINDS[binding], binding, detail, settled: false };
+      calls.push(call);
       if (holdMs) await pause(holdMs);
+      if (call.kind === "D1") await hold.d1;
     } else calls.findLast((call) => call.binding === binding && call.detail === detail && !call.settled).settled = true;
   };
   const local = await startLocal({
@@ -43,7 +48,7 @@ const perRequest = (totals, requests) => Object.fromEntries(Object.entries(total
 
 async function ask(url, key) {
   const began = performance.now();
-  const response = await fetch(url, { headers: { "X-API-Key": key } });
+  const response = await fetch(url, { headers: { "X-API-Key": key }, signal: AbortSignal.timeout(10_000) });
   const body = await response.text();
   if (response.status !== 200) throw new Error(`${url}: ${response.status} ${body.slice(0, 400)}`);
   return { response, us: (performance.now() - began) * 1000 };
@@ -68,7 +73,8 @@ export async function hops(target) {
 }
 
 async function tollgateHops(target) {
-  const { local, calls } = await startCounted({}, HOLD_MS);
+  const hold = {};
+  const { local, calls } = await startCounted({}, HOLD_MS, hold);
   try {
     await publishCatalog(local, target.name === "tollgate" ? "demo" : { service: "ORIGIN" });
     await publishPlan(local);
@@ -77,28 +83,33 @@ async function tollgateHops(target) {
     const url = `${atAddress(local.url)}/gate${PATH}`;
     await warm(url, [...keys, ...keys, ...keys, ...keys, ...keys, ...keys]); // asked often enough to be lent units
     await pause(200);
-    return await count(url, [...keys, ...keys], calls, false);
+    return await count(url, [...keys, ...keys], { calls, hold, apart: 0 });
   } finally {
     await local.stop();
   }
 }
 
-async function count(url, keys, calls, settle) {
+async function count(url, keys, { calls, hold, apart }) {
   const totals = { awaited: {}, behind: {} };
   for (const key of keys) {
     const from = calls.length;
+    let release;
+    hold.d1 = new Promise((resolve) => (release = resolve));
     await ask(url, key);
-    const mine = calls.slice(from);
+    release();
+    // D1 is the objects' own, then: no reply has waited for it.
+    const mine = calls.slice(from).filter(({ kind }) => kind !== "D1");
     add(totals.awaited, tally(mine.filter((call) => call.settled)));
     add(totals.behind, tally(mine.filter((call) => !call.settled)));
-    if (settle) await pause(2 * HOLD_MS);
+    if (apart) await pause(apart);
   }
   return perRequest(totals, keys.length);
 }
 
 /** The first request of each of many tenants, where catalog and plan are warm. */
 export async function cold() {
-  const { local, calls } = await startCounted({}, HOLD_MS);
+  const hold = {};
+  const { local, calls } = await startCounted({}, HOLD_MS, hold);
   try {
     await publishCatalog(local, "demo");
     await publishPlan(local);
@@ -107,7 +118,7 @@ export async function cold() {
     const url = `${atAddress(local.url)}/gate${PATH}`;
     await warm(url, [first]);
     await pause(200);
-    const counted = await count(url, keys, calls, true);
+    const counted = await count(url, keys, { calls, hold, apart: 2 * HOLD_MS });
     const timed = await coldTimes();
     return { ...counted, tenants: keys.length, p50_us: timed };
   } finally {
