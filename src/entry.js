@@ -34,11 +34,12 @@ function act(verdict, request, env, ctx) {
 /** What Rust said of which names; a client sends the same ones again and again. */
 const judged = new Map();
 const JUDGED = 512;
+const LONGEST = 2_048;
 
 /** The names among `names`, a line each, that may not reach the origin. */
 function stripped(names, connection, authorization) {
-  if (authorization !== "") return tollgate.stripped(names, connection, authorization).split("\n");
   const all = `${connection}\n\n${names}`;
+  if (authorization !== "" || all.length > LONGEST) return tollgate.stripped(names, connection, authorization).split("\n");
   let refused = judged.get(all);
   if (refused === undefined) {
     refused = tollgate.stripped(names, connection, "").split("\n");
@@ -56,13 +57,15 @@ async function forward(lines, request, env, ctx) {
   for (const [name, value] of request.headers) headers[name] = value;
   const { upgrade } = headers;
   for (const name of stripped(Object.keys(headers).join("\n"), headers.connection ?? "", headers.authorization ?? "")) delete headers[name];
-  if (upgrade === "websocket") headers.upgrade = upgrade;
+  if (upgrade?.toLowerCase() === "websocket") headers.upgrade = "websocket";
   let at = 5;
   for (; lines[at] !== undefined && lines[at] !== ""; at += 2) headers[lines[at].toLowerCase()] = lines[at + 1];
   const recorded = release === "record" ? tollgate.record(handle, env) : undefined;
+  // A body of GET or HEAD means nothing (RFC 9110, 9.3.1), and the platform sends none.
+  const body = request.method === "GET" || request.method === "HEAD" ? undefined : request.body;
   let answer;
   try {
-    const outbound = new Request(url, { method: request.method, headers, body: request.body, redirect: "manual" });
+    const outbound = new Request(url, { method: request.method, headers, body, redirect: "manual" });
     answer = await (target === "" ? fetch(outbound) : env[target.slice("service:".length)].fetch(outbound));
   } catch (error) {
     console.error(`origin: ${error}`);
@@ -89,6 +92,9 @@ export default {
     ctx.waitUntil(tollgate.sweep(env, Date.now()));
   },
 };
+
+/** After how long an alarm that has not rung is set again. */
+const OVERDUE_MS = 2_000;
 
 /** A Durable Object around a Rust shell: a message is one transaction, and the alarm follows what the shell has to do. */
 class Shell extends DurableObject {
@@ -138,9 +144,12 @@ class Shell extends DurableObject {
 
   #wake() {
     const due = this.shell.due();
-    if (due === undefined || (this.#alarm !== undefined && this.#alarm <= due)) return;
-    this.#alarm = due;
-    this.ctx.storage.setAlarm(Math.max(due, Date.now()));
+    const now = Date.now();
+    // An alarm that should have rung a while ago is not to be relied on.
+    if (due === undefined || (this.#alarm !== undefined && this.#alarm <= due && this.#alarm + OVERDUE_MS > now)) return;
+    // Later than now: an alarm that is set anew for the very millisecond it is just ringing for is forgotten by workerd.
+    this.#alarm = Math.max(due, now + 1);
+    this.ctx.storage.setAlarm(this.#alarm);
   }
 }
 

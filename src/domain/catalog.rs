@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use super::map::Map;
+
 use serde::{Deserialize, Serialize};
 
 use super::feature::{Definition, KillSwitch};
@@ -21,19 +23,19 @@ pub const DEFAULT_ORIGIN: &str = "default";
 pub struct Catalog {
     /// What plans can switch on.
     #[serde(default)]
-    pub features: BTreeMap<FeatureName, Definition>,
+    pub features: Map<FeatureName, Definition>,
     /// Features that are off for everyone, above every override.
     #[serde(default)]
-    pub kill_switches: BTreeMap<FeatureName, KillSwitch>,
+    pub kill_switches: Map<FeatureName, KillSwitch>,
     /// What usage is counted under.
     #[serde(default)]
-    pub meters: BTreeMap<MeterName, Meter>,
+    pub meters: Map<MeterName, Meter>,
     /// The APIs that the gate protects.
     #[serde(default)]
-    pub origins: BTreeMap<OriginName, Origin>,
+    pub origins: Map<OriginName, Origin>,
     /// Which version of each plan is current.
     #[serde(default)]
-    pub plans: BTreeMap<PlanName, Head>,
+    pub plans: Map<PlanName, Head>,
 }
 
 /// A plan's current version, and the one before it, which a reader serves while it cannot see the current one yet.

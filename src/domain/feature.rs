@@ -4,7 +4,7 @@
 //! (unexpired, nearest in the parent chain) > plan > global default > off; an explicit `false` speaks. What has ended
 //! says nothing any more, with no write: ends are exclusive, so at the instant `until` it is over.
 
-use std::collections::BTreeMap;
+use super::map::Map;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -191,20 +191,20 @@ pub struct Level {
     pub tenant: TenantId,
     /// Its overrides.
     #[serde(default)]
-    pub overrides: BTreeMap<FeatureName, Override>,
+    pub overrides: Map<FeatureName, Override>,
 }
 
 /// Everything that can speak about a feature, for one tenant.
 #[derive(Clone, Copy, Debug)]
 pub struct Voices<'a> {
     /// The features there are.
-    pub definitions: &'a BTreeMap<FeatureName, Definition>,
+    pub definitions: &'a Map<FeatureName, Definition>,
     /// The kill switches.
-    pub kill_switches: &'a BTreeMap<FeatureName, KillSwitch>,
+    pub kill_switches: &'a Map<FeatureName, KillSwitch>,
     /// The tenant's own overrides first, then its parent's, and so on upward.
     pub levels: &'a [Level],
     /// What the tenant's plan grants; `false` is an explicit no.
-    pub plan: &'a BTreeMap<FeatureName, Value>,
+    pub plan: &'a Map<FeatureName, Value>,
 }
 
 /// What an entitlement comes of.
@@ -330,10 +330,10 @@ mod tests {
     }
 
     struct World {
-        definitions: BTreeMap<FeatureName, Definition>,
-        kill_switches: BTreeMap<FeatureName, KillSwitch>,
+        definitions: Map<FeatureName, Definition>,
+        kill_switches: Map<FeatureName, KillSwitch>,
         levels: Vec<Level>,
-        plan: BTreeMap<FeatureName, Value>,
+        plan: Map<FeatureName, Value>,
     }
 
     impl World {
@@ -352,7 +352,7 @@ mod tests {
     }
 
     fn world(said: &Said) -> World {
-        fn about<T>(value: Option<T>) -> BTreeMap<FeatureName, T> {
+        fn about<T>(value: Option<T>) -> Map<FeatureName, T> {
             value.into_iter().map(|value| (FEATURE.parse().unwrap(), value)).collect()
         }
         let value = |json: &Json| Value::try_from(json.clone()).unwrap();

@@ -20,7 +20,8 @@ use super::path::{CanonicalPath, NotCanonical, Url};
 use super::plan::Plan;
 use super::resident::{Asked, HeldPlan, Refusal, Resident, Shown, Standing, Way};
 use super::route::{InvalidRoutes, Method, Route, RouteTable, Routed};
-use super::tenant::Tenant;
+use super::tally::Behind;
+use super::tenant::{Subscription, Tenant};
 use super::time::UnixMillis;
 
 /// For how long the catalog is used without asking whether there is a newer one.
@@ -33,6 +34,8 @@ const ABSENT_MS: u64 = 5_000;
 const ABSENT: usize = 1_024;
 /// For how long the absence of a catalog is believed.
 const EMPTY_MS: u64 = 1_000;
+/// For how long a catalog that its owner called the newest is not asked for again.
+const NEWEST_MS: u64 = 1_000;
 /// The first segment of gated paths on the API host.
 const PREFIX: &str = "gate";
 
@@ -64,8 +67,12 @@ struct Known {
 pub struct Compiled {
     document: Document<Catalog>,
     read_at: UnixMillis,
-    /// When to look for a newer one; a cell, because it is moved while the routes are being looked at.
+    /// When to look for a newer one; pushed on while someone is looking.
     refresh_at: Cell<UnixMillis>,
+    /// A tenant is on a plan that it does not name, so there must be a newer one.
+    is_outdated: Cell<bool>,
+    /// When its owner last said that this is the newest.
+    newest_at: UnixMillis,
     origins: Vec<CompiledOrigin>,
     hosts: BTreeMap<Box<str>, usize>,
     default: Option<usize>,
@@ -91,6 +98,8 @@ pub struct Request<'a> {
     pub api_key: &'a str,
     /// The value of `Authorization`; empty where there is none.
     pub authorization: &'a str,
+    /// Whether whoever asks can wait for a document. The warm path cannot, and leaves looking for one to who can.
+    pub waits: bool,
     /// Whether it has `Access-Control-Request-Method`. Unknown on the warm path, which leaves `OPTIONS` alone.
     pub preflight: bool,
     /// When it arrived.
@@ -136,19 +145,22 @@ pub struct Refused<'g> {
     pub resident: Option<&'g Resident>,
     /// Who decided.
     pub tier: Tier,
+    /// What is to be done behind the reply.
+    pub behind: Option<Behind>,
 }
 
 impl<'g> Refused<'g> {
     /// A refusal for `code`, of someone not yet known.
     #[must_use]
     pub const fn new(code: Code) -> Self {
-        Self { code, path: None, resident: None, tier: Tier::Isolate }
+        Self { code, path: None, resident: None, tier: Tier::Isolate, behind: None }
     }
 
-    /// Of this tenant.
+    /// Of this tenant, by what `catalog` says. What refuses it may have been changed, so that is looked for behind the
+    /// refusal, as behind any reply.
     #[must_use]
-    pub fn of(self, resident: &'g Resident) -> Self {
-        Self { resident: Some(resident), ..self }
+    pub fn of(self, resident: &'g mut Resident, catalog: &Compiled, now: UnixMillis) -> Self {
+        Self { behind: Behind::of(resident, catalog, now), resident: Some(resident), ..self }
     }
 }
 
@@ -168,8 +180,8 @@ pub struct Standpoint<'g, 'r> {
     pub number: usize,
     /// The catalog it was decided from.
     pub catalog: &'g Catalog,
-    /// Whether the catalog should be read anew behind this reply.
-    pub stale_catalog: bool,
+    /// The same, with its age.
+    pub held: &'g Compiled,
 }
 
 impl Gate {
@@ -217,7 +229,7 @@ impl Gate {
             Ok(text) => text,
             Err(code) => return Step::Refuse(Refused::new(code)),
         };
-        let (place, standing) = match identify(&mut self.keys, &mut self.residents, &self.absent, ring, text, now) {
+        let (place, standing) = match identify(&mut self.keys, &mut self.residents, &self.absent, ring, text, request) {
             Identified::As(place, standing) => (place, standing),
             Identified::Not(code) => return Step::Refuse(Refused::new(code)),
             Identified::Unread(tenant) => {
@@ -228,24 +240,29 @@ impl Gate {
         let Some(resident) = self.residents.get(place) else {
             return Step::Refuse(Refused::new(Code::SnapshotUnavailable));
         };
-        if let Some(missing) = equip(resident, catalog, &self.plans) {
-            return Step::Missing(missing);
+        match equip(resident, catalog, &self.plans, now) {
+            Equipped::Ready => {}
+            Equipped::Missing(missing) => return Step::Missing(missing),
+            Equipped::Unknown => {
+                return Step::Refuse(Refused::new(Code::SnapshotUnavailable).of(resident, catalog, now));
+            }
         }
         self.hits += 1;
         let (key, mode) = match standing {
             Standing::Good(key, mode) => (key, mode),
-            Standing::Bad(code) => return Step::Refuse(Refused::new(code).of(resident)),
+            Standing::Bad(code) => return Step::Refuse(Refused::new(code).of(resident, catalog, now)),
         };
         if !resident.serves() {
-            return Step::Refuse(Refused::new(Code::TenantSuspended).of(resident));
+            return Step::Refuse(Refused::new(Code::TenantSuspended).of(resident, catalog, now));
         }
 
         let (route, number) = match origin.table.route(method, &passage.path) {
             Routed::Rule(place, route) => (Some(route), origin.first + place),
             Routed::Allowed => (None, origin.first + origin.table.routes().len()),
-            Routed::Denied => return Step::Refuse(Refused::new(Code::RouteDenied).of(resident)),
+            Routed::Denied => return Step::Refuse(Refused::new(Code::RouteDenied).of(resident, catalog, now)),
             Routed::Refused(why) => {
-                return Step::Refuse(Refused { path: Some(why), ..Refused::new(Code::PathNotCanonical).of(resident) });
+                let refused = Refused::new(Code::PathNotCanonical).of(resident, catalog, now);
+                return Step::Refuse(Refused { path: Some(why), ..refused });
             }
         };
         Step::Way(Standpoint {
@@ -256,8 +273,7 @@ impl Gate {
             route,
             number,
             catalog: &catalog.document.body,
-            // Asked here and not before: a request that gets no further carries nothing out behind its reply.
-            stale_catalog: catalog.wants_refresh(now),
+            held: catalog,
         })
     }
 
@@ -271,7 +287,7 @@ impl Gate {
             Ok(text) => text,
             Err(code) => return Caller::Refused(Refused::new(code)),
         };
-        let (place, standing) = match identify(&mut self.keys, &mut self.residents, &self.absent, ring, text, now) {
+        let (place, standing) = match identify(&mut self.keys, &mut self.residents, &self.absent, ring, text, request) {
             Identified::As(place, standing) => (place, standing),
             Identified::Not(code) => return Caller::Refused(Refused::new(code)),
             Identified::Unread(tenant) => return Caller::Missing(vec![DocumentKey::Tenant(tenant)]),
@@ -279,16 +295,19 @@ impl Gate {
         let Some(resident) = self.residents.get(place) else {
             return Caller::Refused(Refused::new(Code::SnapshotUnavailable));
         };
-        if let Some(missing) = equip(resident, catalog, &self.plans) {
-            return Caller::Missing(missing);
+        match equip(resident, catalog, &self.plans, now) {
+            Equipped::Ready => {}
+            Equipped::Missing(missing) => return Caller::Missing(missing),
+            Equipped::Unknown => {
+                return Caller::Refused(Refused::new(Code::SnapshotUnavailable).of(resident, catalog, now));
+            }
         }
         match standing {
             Standing::Good(key, mode) if resident.serves() => {
-                let stale_catalog = catalog.wants_refresh(now);
-                Caller::Known { resident, catalog: &catalog.document.body, key, mode, stale_catalog }
+                Caller::Known { resident, catalog: &catalog.document.body, key, mode }
             }
-            Standing::Good(..) => Caller::Refused(Refused::new(Code::TenantSuspended).of(resident)),
-            Standing::Bad(code) => Caller::Refused(Refused::new(code).of(resident)),
+            Standing::Good(..) => Caller::Refused(Refused::new(Code::TenantSuspended).of(resident, catalog, now)),
+            Standing::Bad(code) => Caller::Refused(Refused::new(code).of(resident, catalog, now)),
         }
     }
 
@@ -305,6 +324,12 @@ impl Gate {
     pub fn resident(&mut self, tenant: TenantId) -> Option<&mut Resident> {
         let place = self.residents.find(&tenant)?;
         self.residents.get(place)
+    }
+
+    /// What is to be done behind a reply to this tenant, if anything.
+    pub fn behind(&mut self, tenant: TenantId, now: UnixMillis) -> Option<Behind> {
+        let place = self.residents.find(&tenant)?;
+        Behind::of(self.residents.get(place)?, self.catalog.as_ref()?, now)
     }
 
     /// How many tenants are here, and the bytes they are counted with.
@@ -349,6 +374,20 @@ impl Gate {
             self.plans.retain(|key, _| heads.contains(key));
         }
         Ok(())
+    }
+
+    /// Whether a newer catalog is known of than the one that is here: KV may not show it yet, its owner does.
+    #[must_use]
+    pub fn is_catalog_outdated(&self) -> bool {
+        self.catalog.as_ref().is_some_and(|held| held.is_outdated.get())
+    }
+
+    /// Notes that the catalog that is here is the newest, as its owner says.
+    pub fn note_newest_catalog(&mut self, now: UnixMillis) {
+        if let Some(held) = &mut self.catalog {
+            held.newest_at = now;
+            held.is_outdated.set(false);
+        }
     }
 
     /// Notes that no catalog was published yet: an empty one, looked for again soon.
@@ -449,8 +488,6 @@ pub enum Caller<'g> {
         key: KeyId,
         /// Live or test.
         mode: Mode,
-        /// Whether the catalog should be read anew behind this reply.
-        stale_catalog: bool,
     },
     /// Nobody who may.
     Refused(Refused<'g>),
@@ -507,8 +544,9 @@ fn identify(
     absent: &BTreeMap<TenantId, UnixMillis>,
     ring: &KeyRing,
     text: &str,
-    now: UnixMillis,
+    request: &Request<'_>,
 ) -> Identified {
+    let now = request.now;
     if let Some(known) = keys.get(text) {
         match residents.get(known.resident) {
             Some(resident) if resident.is_expired(now) => return Identified::Unread(known.tenant),
@@ -540,27 +578,46 @@ fn identify(
     } else {
         // Made by Tollgate, and not in the document: perhaps younger than it. Its owner is asked, once in five seconds.
         resident.hear(resident.serial() + 1, now);
-        if resident.wants_refresh(now) {
+        let looks = if request.waits { resident.wants_refresh(now) } else { resident.is_stale(now) };
+        if looks {
             return Identified::Unread(tenant);
         }
     }
     Identified::As(place, resident.standing(hash, now))
 }
 
-/// Gives a tenant the plans that the catalog names for its subscriptions, or says which are missing.
+enum Equipped {
+    Ready,
+    Missing(Vec<DocumentKey>),
+    /// Even the newest catalog does not name its plan.
+    Unknown,
+}
+
+/// Gives a tenant the plans that the catalog names for its subscriptions, or says which are missing. A plan that the catalog
+/// does not name is one that it does not name yet: without its limits nothing may pass.
 fn equip(
     resident: &mut Resident,
     catalog: &Compiled,
     plans: &BTreeMap<(PlanName, u32), Rc<HeldPlan>>,
-) -> Option<Vec<DocumentKey>> {
+    now: UnixMillis,
+) -> Equipped {
     if resident.is_equipped(catalog.document.serial) {
-        return None;
+        return Equipped::Ready;
+    }
+    let heads = &catalog.document.body.plans;
+    let names = |subscription: &Subscription| subscription.version.is_some() || heads.contains_key(&subscription.plan);
+    if !resident.subscriptions().flatten().all(names) {
+        if now < catalog.newest_at.plus(NEWEST_MS) {
+            return Equipped::Unknown;
+        }
+        catalog.is_outdated.set(true);
+        return Equipped::Missing(vec![DocumentKey::Catalog]);
     }
     let mut held = Vec::new();
     let mut missing = Vec::new();
     for subscription in resident.subscriptions() {
         let wanted = subscription.and_then(|subscription| {
-            let current = catalog.document.body.plans.get(&subscription.plan).map(|head| head.version);
+            let current = heads.get(&subscription.plan).map(|head| head.version);
             let version = subscription.version.or(current)?;
             Some((subscription.plan.clone(), version))
         });
@@ -572,9 +629,9 @@ fn equip(
     }
     if missing.is_empty() {
         resident.equip(held, catalog.document.serial);
-        None
+        Equipped::Ready
     } else {
-        Some(missing)
+        Equipped::Missing(missing)
     }
 }
 
@@ -597,6 +654,8 @@ impl Compiled {
             document,
             read_at: now,
             refresh_at: Cell::new(now.plus(CATALOG_SOFT_TTL_MS)),
+            is_outdated: Cell::new(false),
+            newest_at: UnixMillis(0),
             origins,
             hosts,
             default,
@@ -622,7 +681,7 @@ impl Compiled {
     }
 
     /// Whether to look for a newer one behind this reply. True once in five seconds while nobody finds one.
-    fn wants_refresh(&self, now: UnixMillis) -> bool {
+    pub fn wants_refresh(&self, now: UnixMillis) -> bool {
         let wants = now >= self.refresh_at.get();
         if wants {
             self.refresh_at.set(now.plus(5_000));

@@ -15,6 +15,7 @@ pub mod gate;
 pub mod id;
 pub mod job;
 pub mod limit;
+pub mod map;
 pub mod name;
 pub mod outbox;
 pub mod path;

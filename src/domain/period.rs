@@ -3,9 +3,6 @@
 //! Invariant: the windows of a cycle tile time. Every instant is in exactly one of them, and a window's bounds depend on
 //! the cycle alone, never on the window before: an anchor on the 31st returns to the 31st after a short month.
 
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
 use super::time::UnixMillis;
@@ -61,36 +58,68 @@ fn fixed(length: u64, anchor: UnixMillis, now: UnixMillis) -> Window {
     Window { start: UnixMillis(start), end: UnixMillis(end) }
 }
 
-fn months(step: i32, anchor: UnixMillis, now: UnixMillis) -> Window {
+fn months(step: i64, anchor: UnixMillis, now: UnixMillis) -> Window {
     let endless = Window { start: anchor, end: UnixMillis((1 << 53) - 1) };
-    let (Some(from), Some(at)) = (civil(anchor), civil(now)) else { return endless };
-    let apart = (i32::from(at.year()) - i32::from(from.year())) * 12 + i32::from(at.month()) - i32::from(from.month());
+    let (Some(from), Some(at)) = (Civil::of(anchor), Civil::of(now)) else { return endless };
     // The calendar months apart say the window up to one: an anchor late in its month may not have come round yet.
-    let mut count = apart.div_euclid(step);
-    if bound(from, count * step).is_some_and(|start| start > now) {
+    let mut count = (at.month - from.month).div_euclid(step);
+    if from.after(count * step).is_some_and(|start| start > now) {
         count -= 1;
     }
-    match (bound(from, count * step), bound(from, (count + 1) * step)) {
+    match (from.after(count * step), from.after((count + 1) * step)) {
         (Some(start), Some(end)) => Window { start, end },
         _ => endless,
     }
 }
 
-/// `months` after `from`, on the same day or the last of a shorter month; the epoch for what lies before it.
-fn bound(from: DateTime, months: i32) -> Option<UnixMillis> {
-    let at = from.checked_add(months.months()).ok()?;
-    let ms = TimeZone::UTC.to_timestamp(at).ok()?.as_millisecond();
-    Some(UnixMillis(u64::try_from(ms).unwrap_or(0)))
+/// The last instant that the calendar holds, late on 9999-12-30.
+const LAST_MS: u64 = 253_402_207_200_999;
+
+/// An instant in the proleptic Gregorian calendar, UTC.
+#[derive(Clone, Copy)]
+struct Civil {
+    /// Months since January of the year 0.
+    month: i64,
+    /// From 1.
+    day: i64,
+    /// Milliseconds since midnight.
+    ms: u64,
 }
 
-fn civil(at: UnixMillis) -> Option<DateTime> {
-    let ms = i64::try_from(at.0).ok()?;
-    Timestamp::from_millisecond(ms).ok().map(|at| TimeZone::UTC.to_datetime(at))
+impl Civil {
+    /// Days are counted from the first of March of the year 0, so that a leap day is the last of its year: 146,097 days in
+    /// 400 years, 153 in five months.
+    fn of(at: UnixMillis) -> Option<Self> {
+        let days = i64::try_from(at.0 / DAY_MS).ok().filter(|_| at.0 <= LAST_MS)? + 719_468;
+        let (era, of_era) = (days / 146_097, days % 146_097);
+        let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year + year / 4 - year / 100);
+        let month = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * month + 2) / 5 + 1;
+        Some(Self { month: (era * 400 + year) * 12 + month + 2, day, ms: at.0 % DAY_MS })
+    }
+
+    /// `months` later, on the same day or the last of a shorter month; the epoch for what lies before it.
+    fn after(self, months: i64) -> Option<UnixMillis> {
+        let first = first_of(self.month + months);
+        let length = first_of(self.month + months + 1) - first;
+        let days = first + self.day.min(length) - 1;
+        let at = u64::try_from(days).map_or(0, |days| days * DAY_MS + self.ms);
+        (at <= LAST_MS).then_some(UnixMillis(at))
+    }
+}
+
+/// The day of the first of a month, from the epoch.
+const fn first_of(month: i64) -> i64 {
+    let (year, of_year) = ((month - 2).div_euclid(12), (month - 2).rem_euclid(12));
+    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + (153 * of_year + 2) / 5 - 719_468
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::tz::TimeZone;
+    use jiff::{Timestamp, ToSpan};
     use proptest::prelude::*;
 
     fn at(text: &str) -> UnixMillis {
@@ -113,6 +142,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_calendar_is_the_worlds(at in 0..=LAST_MS, months in -1_500_i64..1_500) {
+            let theirs = Timestamp::from_millisecond(at.cast_signed()).unwrap().to_zoned(TimeZone::UTC).datetime();
+            let then = theirs.checked_add(months.months()).ok().and_then(|then| TimeZone::UTC.to_timestamp(then).ok());
+            let then = then.map(|then| UnixMillis(u64::try_from(then.as_millisecond()).unwrap_or(0)));
+            prop_assert_eq!(Civil::of(UnixMillis(at)).unwrap().after(months), then);
+        }
+
         #[test]
         fn windows_tile_time(anchor in 0_u64..4_000_000_000_000, now in 0_u64..4_000_000_000_000, which in 0_usize..5) {
             let period = [Period::Day, Period::Week, Period::Month, Period::Quarter, Period::Year][which];

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a published version never changes; a change is the next version.
 
-use std::collections::BTreeMap;
+use super::map::Map;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,32 +19,32 @@ pub struct Plan {
     /// Its version, from 1.
     pub version: u32,
     /// What the operator published.
-    #[serde(flatten)]
     pub content: PlanContent,
 }
 
 /// What a plan version grants, and the words it refuses with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PlanContent {
     /// The name that people see, such as "Free".
     pub title: String,
     /// What it says about features. A feature it does not name keeps its global default.
     #[serde(default)]
-    pub features: BTreeMap<FeatureName, Value>,
+    pub features: Map<FeatureName, Value>,
     /// What its tenants may use of each meter.
     #[serde(default)]
-    pub limits: BTreeMap<LimitName, Limit>,
+    pub limits: Map<LimitName, Limit>,
     /// Where a refused caller can get more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade_url: Option<String>,
     /// The plan's own words for a refusal, by code; the service's own where it has none.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub wording: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub wording: Map<String, String>,
 }
 
 /// A bound on the use of one meter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Written")]
 pub struct Limit {
     /// What it bounds.
     pub meter: MeterName,
@@ -53,9 +53,48 @@ pub struct Limit {
     pub amount: Amount,
 }
 
+/// A bound, as it is written: its amount is a member of its own name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    meter: MeterName,
+    #[serde(default)]
+    rate: Option<Rate>,
+    #[serde(default)]
+    quota: Option<Quota>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rate {
+    units: u64,
+    per_ms: u64,
+    burst: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Quota {
+    units: u64,
+    per: Period,
+}
+
+impl TryFrom<Written> for Limit {
+    type Error = &'static str;
+
+    fn try_from(Written { meter, rate, quota }: Written) -> Result<Self, &'static str> {
+        let amount = match (rate, quota) {
+            (Some(Rate { units, per_ms, burst }), None) => Amount::Rate { units, per_ms, burst },
+            (None, Some(Quota { units, per })) => Amount::Quota { units, per },
+            _ => return Err("a limit has a rate or a quota, and not both"),
+        };
+        Ok(Self { meter, amount })
+    }
+}
+
 /// How much of a meter may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Amount {
     /// A pace, and how far use may bunch.
     Rate {

@@ -335,7 +335,7 @@ impl Resident {
     /// What it is entitled to of `feature` at `now`.
     #[must_use]
     pub fn entitlement<'a>(&'a self, catalog: &'a Catalog, feature: &str, now: UnixMillis) -> Entitlement<'a> {
-        static NOTHING: std::collections::BTreeMap<FeatureName, feature::Value> = std::collections::BTreeMap::new();
+        static NOTHING: super::map::Map<FeatureName, feature::Value> = super::map::Map::new();
         let voices = Voices {
             definitions: &catalog.features,
             kill_switches: &catalog.kill_switches,
@@ -531,7 +531,7 @@ struct Holder<'a> {
     tenant: TenantId,
     serial: u64,
     level: &'a Level,
-    relations: &'a std::collections::BTreeMap<LimitName, Relation>,
+    relations: &'a super::map::Map<LimitName, Relation>,
 }
 
 struct Resolving<'a> {

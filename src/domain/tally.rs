@@ -9,7 +9,7 @@ use std::str::FromStr;
 use super::api_key::Mode;
 use super::catalog::Recording;
 use super::decision::Code;
-use super::gate::Standpoint;
+use super::gate::{Compiled, Standpoint};
 use super::id::{KeyId, RequestId, TenantId};
 use super::limit::Event;
 use super::name::MeterName;
@@ -150,6 +150,20 @@ pub struct Behind {
     pub catalog: bool,
 }
 
+impl Behind {
+    /// What is to be done about `resident` behind a reply that was made from `catalog`, if anything. Whoever is told has to
+    /// do it: others are not told for a while.
+    pub fn of(resident: &mut Resident, catalog: &Compiled, now: UnixMillis) -> Option<Self> {
+        let behind = Self {
+            tenant: resident.tenant().tenant,
+            limits: resident.limits.is_due(),
+            document: resident.wants_refresh(now),
+            catalog: catalog.wants_refresh(now),
+        };
+        (behind.limits || behind.document || behind.catalog).then_some(behind)
+    }
+}
+
 impl fmt::Display for Behind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flag = |on, letter| if on { letter } else { "-" };
@@ -171,17 +185,9 @@ impl FromStr for Behind {
     }
 }
 
-impl Behind {
-    /// What is to be done behind a reply to `resident`, if anything.
-    pub fn of(resident: &mut Resident, stale_catalog: bool, now: UnixMillis) -> Option<Self> {
-        let behind = Self {
-            tenant: resident.tenant().tenant,
-            limits: resident.limits.is_due(),
-            document: resident.wants_refresh(now),
-            catalog: stale_catalog,
-        };
-        (behind.limits || behind.document || behind.catalog).then_some(behind)
-    }
+/// What is to be done behind the reply to this request, if anything.
+pub fn behind(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Option<Behind> {
+    Behind::of(standpoint.resident, standpoint.held, now)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a tenant's document names itself and its ancestors, nearest first, and nothing of any other tenant.
 
-use std::collections::BTreeMap;
+use super::map::Map;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,11 +25,10 @@ pub struct Tenant {
     /// Where its rows are.
     pub shard: ShardName,
     /// What it holds and what is its own.
-    #[serde(flatten)]
     pub level: Level,
     /// How it stands to each limit of its ancestors; where nothing is said, it shares.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub relations: BTreeMap<LimitName, Relation>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub relations: Map<LimitName, Relation>,
     /// Its API keys.
     #[serde(default)]
     pub keys: Vec<KeyRecord>,
@@ -56,14 +55,14 @@ pub struct Level {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subscription: Option<Subscription>,
     /// Its own values for features.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub overrides: BTreeMap<FeatureName, Override>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub overrides: Map<FeatureName, Override>,
     /// Its own values for limits of its plan.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub limits: BTreeMap<LimitName, LimitOverride>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub limits: Map<LimitName, LimitOverride>,
     /// What its children carved out of its limits, added up.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub carved: BTreeMap<LimitName, Amount>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub carved: Map<LimitName, Amount>,
 }
 
 /// An ancestor, as its descendant's document shows it.
@@ -76,11 +75,10 @@ pub struct Ancestor {
     /// Its standing: a suspended organisation's teams are suspended with it.
     pub status: Status,
     /// What it holds and what is its own.
-    #[serde(flatten)]
     pub level: Level,
     /// How it stands itself to each limit of its own ancestors.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub relations: BTreeMap<LimitName, Relation>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub relations: Map<LimitName, Relation>,
 }
 
 /// A tenant's standing.

@@ -3,17 +3,21 @@
 //! Invariant: a body is read within its bound, and strictly, before anything is done for it; every answer that refuses is a
 //! problem.
 
-use std::sync::{Arc, Mutex};
+use std::future::ready;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody as _};
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts as _, RawPathParams};
+use axum::handler::Handler;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tower_service::Service as _;
 use wasm_bindgen::prelude::*;
+use worker::send::SendFuture;
 use worker::{Context, Env, HttpRequest};
 
 use super::carry;
@@ -58,8 +62,7 @@ pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
     pub(crate) now: UnixMillis,
     pub(crate) id: RequestId,
-    /// What the handler found is to be done behind the reply.
-    behind: Arc<Mutex<Option<Behind>>>,
+    context: Arc<Context>,
 }
 
 /// Why a call of the API failed: a problem to be.
@@ -105,6 +108,13 @@ impl From<super::d1::Abort> for Failure {
 }
 
 impl Api {
+    /// Does what is to be done behind the reply, once it is out.
+    fn after(&self, behind: Option<Behind>) {
+        let Some(behind) = behind else { return };
+        let (env, config) = (self.env.clone(), Arc::clone(&self.config));
+        self.context.wait_until(async move { gate::renewed(&env, &config, behind, clock()).await });
+    }
+
     /// A problem as a response.
     pub(crate) fn problem(&self, failure: &Failure) -> Response {
         let problem = Problem {
@@ -145,6 +155,59 @@ impl Api {
     }
 }
 
+/// What is asked, of any handler.
+pub(crate) struct Call {
+    pub(crate) api: Api,
+    /// Method and path.
+    pub(crate) what: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Body,
+    params: RawPathParams,
+    query: String,
+}
+
+impl Call {
+    /// A part of the path, by its name in the route.
+    pub(crate) fn param(&self, name: &str) -> String {
+        self.params.iter().find(|(held, _)| *held == name).map(|(_, value)| value.to_owned()).unwrap_or_default()
+    }
+
+    /// Where a page begins and how long it is: at most 200, 50 where nothing is said.
+    ///
+    /// # Errors
+    /// 422 for a length that is no number.
+    pub(crate) fn page(&self) -> Result<(Option<&str>, u64), Failure> {
+        let query = |name: &str| self.query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let limit = query("limit").map_or(Ok(50), str::parse::<u64>);
+        let limit = limit.map_err(|_| Failure::new(Code::InvalidValue).because("limit is a number of 1 to 200"))?;
+        Ok((query("cursor"), limit.clamp(1, 200)))
+    }
+}
+
+/// What a handler will answer.
+type Replying = Pin<Box<dyn Future<Output = Result<Response, Failure>>>>;
+
+/// A handler. All have this one type, so that what axum makes of a handler's type is compiled once.
+#[derive(Clone, Copy)]
+pub(crate) struct Served(pub(crate) fn(Call) -> Replying);
+
+impl Handler<(), Api> for Served {
+    type Future = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+    fn call(self, request: axum::extract::Request, api: Api) -> Self::Future {
+        Box::pin(SendFuture::new(async move {
+            let (mut parts, body) = request.into_parts();
+            let Ok(params) = RawPathParams::from_request_parts(&mut parts, &()).await else {
+                return api.problem(&Failure::new(Code::NotFound));
+            };
+            let what = format!("{} {}", parts.method, parts.uri.path());
+            let query = parts.uri.query().unwrap_or_default().to_owned();
+            let call = Call { api: api.clone(), what, headers: parts.headers, body, params, query };
+            self.0(call).await.unwrap_or_else(|failure| api.problem(&failure))
+        }))
+    }
+}
+
 /// Reads a body of at most `most` bytes; more is refused by its announced length, or else as soon as it has come.
 pub(crate) async fn read_body(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Failure> {
     let too_large = || Failure::new(Code::BodyTooLarge).because(format!("at most {most} bytes"));
@@ -172,23 +235,18 @@ async fn fetch(request: HttpRequest, env: Env, context: Context) -> worker::Resu
     let now = clock();
     let config = isolate::ready(&env)?;
     let id = isolate::with(|isolate| isolate.request_id(now)).unwrap_or_else(|| RequestId::new(now, isolate::random()));
-    let behind = Arc::new(Mutex::new(None));
-    let api = Api { env: env.clone(), config: Arc::clone(&config), now, id, behind: Arc::clone(&behind) };
+    let api = Api { env, config, now, id, context: Arc::new(context) };
     let routes = Router::new()
-        .route("/healthz", get(health))
-        .route("/problems/{code}", get(page))
-        .route("/v1/check", post(answer))
-        .route("/v1/features", get(features))
-        .route("/v1/features/{key}", get(feature))
-        .route("/v1/usage", get(usage))
+        .route("/healthz", get(Served(|call| Box::pin(ready(Ok(health(&call)))))))
+        .route("/problems/{code}", get(Served(|call| Box::pin(ready(page(&call))))))
+        .route("/v1/check", post(Served(|call| Box::pin(answer(call)))))
+        .route("/v1/features", get(Served(|call| Box::pin(features(call)))))
+        .route("/v1/features/{key}", get(Served(|call| Box::pin(feature(call)))))
+        .route("/v1/usage", get(Served(|call| Box::pin(usage(call)))))
         .nest("/v1/admin", operator::routes())
-        .method_not_allowed_fallback(wrong_method)
-        .fallback(nothing_here);
-    let response = routes.with_state(api).call(request).await?;
-    if let Some(behind) = behind.lock().ok().and_then(|mut behind| behind.take()) {
-        context.wait_until(async move { gate::renewed(&env, &config, behind, now).await });
-    }
-    Ok(response)
+        .method_not_allowed_fallback(Served(|_| Box::pin(async { Err(Failure::new(Code::MethodNotAllowed)) })))
+        .fallback(Served(|_| Box::pin(async { Err(Failure::new(Code::NotFound)) })));
+    Ok(routes.with_state(api).call(request).await?)
 }
 
 /// Every minute: carries what a crash left.
@@ -201,16 +259,8 @@ pub fn sweep(env: Env, now: f64) -> js_sys::Promise {
     })
 }
 
-async fn nothing_here(State(api): State<Api>) -> Response {
-    api.problem(&Failure::new(Code::NotFound))
-}
-
-async fn wrong_method(State(api): State<Api>) -> Response {
-    api.problem(&Failure::new(Code::MethodNotAllowed))
-}
-
 /// 1. Says that it is up, and what it holds. 200 whenever it runs; it asks nobody.
-async fn health(State(api): State<Api>) -> Response {
+fn health(Call { api, .. }: &Call) -> Response {
     #[derive(Serialize)]
     struct Health {
         status: &'static str,
@@ -237,23 +287,17 @@ async fn health(State(api): State<Api>) -> Response {
 }
 
 /// What a code means and what to do: a page for people.
-async fn page(State(api): State<Api>, Path(code): Path<String>) -> Response {
-    match code.parse::<Code>() {
-        Ok(code) => {
-            let mut response = portal::problem_page(code).into_response();
-            let headers = response.headers_mut();
-            headers.insert("content-type", HeaderValue::from_static("text/html; charset=utf-8"));
-            headers.insert("cache-control", HeaderValue::from_static("public, max-age=3600"));
-            headers.insert(
-                "content-security-policy",
-                HeaderValue::from_static(
-                    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
-                ),
-            );
-            response
-        }
-        Err(_) => api.problem(&Failure::new(Code::NotFound)),
-    }
+fn page(call: &Call) -> Result<Response, Failure> {
+    let code: Code = call.param("code").parse().map_err(|_| Failure::new(Code::NotFound))?;
+    let mut response = portal::problem_page(code).into_response();
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert("cache-control", HeaderValue::from_static("public, max-age=3600"));
+    headers.insert(
+        "content-security-policy",
+        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"),
+    );
+    Ok(response)
 }
 
 /// What a handler does with a caller that is known.
@@ -271,17 +315,26 @@ async fn known<T>(api: &Api, headers: &HeaderMap, mut then: impl FnMut(Known<'_>
     let (api_key, authorization) = (header("x-api-key"), header("authorization"));
     for _ in 0..6 {
         let now = clock();
-        let request =
-            Request { method: "", url: "", api_key: &api_key, authorization: &authorization, preflight: false, now };
+        let request = Request {
+            method: "",
+            url: "",
+            api_key: &api_key,
+            authorization: &authorization,
+            waits: true,
+            preflight: false,
+            now,
+        };
         let step = isolate::with(|isolate| match isolate.gate.caller(&request, &isolate.config.api_keys) {
-            Caller::Known { resident, catalog, key, mode, stale_catalog } => {
-                let value = then(Known { resident: &mut *resident, catalog, key, mode, now });
-                if let Ok(mut behind) = api.behind.lock() {
-                    *behind = Behind::of(resident, stale_catalog, now);
-                }
+            Caller::Known { resident, catalog, key, mode } => {
+                let tenant = resident.tenant().tenant;
+                let value = then(Known { resident, catalog, key, mode, now });
+                api.after(isolate.gate.behind(tenant, now));
                 Ok(value)
             }
-            Caller::Refused(refused) => Err(Err(refusal(api, &refused))),
+            Caller::Refused(refused) => {
+                api.after(refused.behind);
+                Err(Err(refusal(api, &refused)))
+            }
             Caller::Missing(keys) => Err(Ok(keys)),
         });
         let missing = match step {
@@ -376,8 +429,7 @@ struct Features {
 }
 
 /// Every feature of the caller, with its source.
-#[worker::send]
-async fn features(State(api): State<Api>, headers: HeaderMap) -> Response {
+async fn features(Call { api, headers, .. }: Call) -> Result<Response, Failure> {
     let answer = known(&api, &headers, |known| Features {
         features: known
             .catalog
@@ -392,15 +444,11 @@ async fn features(State(api): State<Api>, headers: HeaderMap) -> Response {
         request_id: api.id,
     })
     .await;
-    match answer {
-        Ok(features) => api.json(StatusCode::OK, &features),
-        Err(response) => response,
-    }
+    Ok(answer.map_or_else(|refusal| refusal, |features| api.json(StatusCode::OK, &features)))
 }
 
 /// One feature of the caller.
-#[worker::send]
-async fn feature(State(api): State<Api>, Path(key): Path<String>, headers: HeaderMap) -> Response {
+async fn feature(call: Call) -> Result<Response, Failure> {
     #[derive(Serialize)]
     struct One {
         #[serde(flatten)]
@@ -410,7 +458,8 @@ async fn feature(State(api): State<Api>, Path(key): Path<String>, headers: Heade
         tier: &'static str,
         request_id: RequestId,
     }
-    let answer = known(&api, &headers, |known| {
+    let (api, key) = (&call.api, call.param("key"));
+    let answer = known(api, &call.headers, |known| {
         let name = key.parse::<FeatureName>().ok().filter(|name| known.catalog.features.contains_key(name))?;
         Some(One {
             feature: show(&name, &known.resident.entitlement(known.catalog, name.as_str(), known.now)),
@@ -422,9 +471,9 @@ async fn feature(State(api): State<Api>, Path(key): Path<String>, headers: Heade
     })
     .await;
     match answer {
-        Ok(Some(one)) => api.json(StatusCode::OK, &one),
-        Ok(None) => api.problem(&Failure::new(Code::NotFound).because(format!("there is no feature {key}"))),
-        Err(response) => response,
+        Ok(Some(one)) => Ok(api.json(StatusCode::OK, &one)),
+        Ok(None) => Err(Failure::new(Code::NotFound).because(format!("there is no feature {key}"))),
+        Err(refusal) => Ok(refusal),
     }
 }
 
@@ -476,12 +525,12 @@ struct Bound {
 }
 
 /// 1. 401 unless the key is good. 2. 400, 413 or 422 unless the body is sound. 3. 200, whatever is decided: `allowed` says it.
-#[worker::send]
-async fn answer(State(api): State<Api>, headers: HeaderMap, body: Body) -> Response {
-    let question = match read_body(&headers, body, QUESTION).await.and_then(|bytes| question(&bytes)) {
-        Ok(question) => question,
-        Err(failure) => return api.problem(&failure),
-    };
+async fn answer(Call { api, headers, body, .. }: Call) -> Result<Response, Failure> {
+    // Strangers learn nothing about bodies, and none of theirs is read.
+    if let Err(refusal) = known(&api, &headers, |_| ()).await {
+        return Ok(refusal);
+    }
+    let question = question(&read_body(&headers, body, QUESTION).await?)?;
     let assessed = known(&api, &headers, |known| {
         let Known { resident, catalog, key, mode, now } = known;
         let id = OpId(isolate::random());
@@ -494,12 +543,12 @@ async fn answer(State(api): State<Api>, headers: HeaderMap, body: Body) -> Respo
     });
     let (assessed, mut answer) = match assessed.await {
         Ok(assessed) => assessed,
-        Err(response) => return response,
+        Err(refusal) => return Ok(refusal),
     };
     if let Some(pending) = assessed.pending {
         ask(&api, pending, assessed.findings, &mut answer).await;
     }
-    api.json(StatusCode::OK, &answer)
+    Ok(api.json(StatusCode::OK, &answer))
 }
 
 /// The body is one check, or `checks`.
@@ -597,10 +646,13 @@ async fn ask(api: &Api, pending: Pending, mut findings: Vec<Finding>, answer: &m
 }
 
 /// What the caller has used: from the ledger, and what is still on its way there.
-#[worker::send]
-async fn usage(State(api): State<Api>, headers: HeaderMap) -> Response {
-    match used(&api, &headers).await {
-        Ok(response) | Err(response) => response,
+async fn usage(Call { api, headers, .. }: Call) -> Result<Response, Failure> {
+    let known = known(&api, &headers, |known| {
+        (known.resident.tenant().tenant, known.resident.tenant().shard.clone(), known.resident.period(known.now))
+    });
+    match known.await {
+        Ok((tenant, shard, period)) => Ok(api.json(StatusCode::OK, &read_usage(&api, tenant, &shard, period).await?)),
+        Err(refusal) => Ok(refusal),
     }
 }
 
@@ -626,15 +678,6 @@ pub(crate) struct Usage {
     /// Units of expired leases that nobody reported: shown, never billed.
     gap: Vec<(String, u64)>,
     request_id: RequestId,
-}
-
-async fn used(api: &Api, headers: &HeaderMap) -> Result<Response, Response> {
-    let (tenant, shard, period) = known(api, headers, |known| {
-        (known.resident.tenant().tenant, known.resident.tenant().shard.clone(), known.resident.period(known.now))
-    })
-    .await?;
-    let usage = read_usage(api, tenant, &shard, period).await.map_err(|failure| api.problem(&failure))?;
-    Ok(api.json(StatusCode::OK, &usage))
 }
 
 /// What a tenant has used since `period`.

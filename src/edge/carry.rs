@@ -8,7 +8,7 @@ use wasm_bindgen::JsCast as _;
 use worker::{Env, console_error};
 
 use super::config::Config;
-use super::d1::{Abort, Database};
+use super::d1::{Abort, Database, Outcome};
 use super::object::{ask_catalog, ask_tenant};
 use crate::domain::catalog::Catalog;
 use crate::domain::document::DocumentKey;
@@ -16,6 +16,7 @@ use crate::domain::id::TenantId;
 use crate::domain::name::{PlanName, ShardName};
 use crate::domain::plan::Plan;
 use crate::domain::time::UnixMillis;
+use crate::wire::json;
 use crate::wire::object::{AskTenant, Publication, ToCatalog};
 use crate::wire::rows::{self, ChainRow, Part};
 use crate::wire::sql::{control, shard};
@@ -38,8 +39,8 @@ pub(crate) async fn read_catalog(database: &Database) -> Result<(u64, Catalog), 
     batch.add(control::CATALOG_SERIAL, &[])?;
     batch.add(control::CATALOG_PARTS, &[])?;
     let results = batch.run().await?;
-    let serials: Vec<Serial> = results.first().map(worker::D1Result::results).transpose()?.unwrap_or_default();
-    let parts: Vec<Part> = results.get(1).map(worker::D1Result::results).transpose()?.unwrap_or_default();
+    let serials: Vec<Serial> = results.first().map(Outcome::rows).transpose()?.unwrap_or_default();
+    let parts: Vec<Part> = results.get(1).map(Outcome::rows).transpose()?.unwrap_or_default();
     let catalog = rows::catalog(&parts).map_err(|error| Abort::Unavailable(format!("catalog: {error}")))?;
     Ok((serials.first().map_or(0, |row| row.serial), catalog))
 }
@@ -148,7 +149,7 @@ async fn sweep_catalog(env: &Env, now: UnixMillis) -> Result<(), String> {
         let (serial, body) = read_catalog(&database).await.map_err(text)?;
         let mut publications = Vec::new();
         for Published { plan, version, definition } in versions {
-            let content = serde_json::from_str(&definition).map_err(|error| error.to_string())?;
+            let content = json::parse(&definition).map_err(|error| error.to_string())?;
             let plan = Plan { plan, version, content };
             publications.push(publication(DocumentKey::Plan(plan.plan.clone(), version), version.into(), &plan)?);
         }

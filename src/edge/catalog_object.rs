@@ -17,6 +17,7 @@ use super::storage::Tables;
 use super::{isolate, publisher};
 use crate::domain::job::Job;
 use crate::domain::time::UnixMillis;
+use crate::wire::json;
 use crate::wire::object::{DocumentAnswer, ToCatalog};
 
 /// The shell around it.
@@ -49,7 +50,7 @@ impl CatalogShell {
     pub fn call(&self, message: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
         let broken = |error: worker::Error| JsError::new(&error.to_string());
-        match serde_json::from_str(message)? {
+        match json::parse(message)? {
             ToCatalog::Document(key) => {
                 let signed = publisher::signed(&self.0.tables, &key).map_err(broken)?;
                 Ok(serde_json::to_string(&DocumentAnswer { signed })?)

@@ -4,11 +4,37 @@
 //! as a parameter or not at all.
 
 use serde::de::DeserializeOwned;
-use wasm_bindgen::JsValue;
-use worker::{D1Database, D1PreparedStatement};
+use wasm_bindgen::prelude::*;
 
 use crate::domain::name::ShardName;
+use crate::wire::json;
 use crate::wire::sql::Sql;
+
+#[wasm_bindgen]
+extern "C" {
+    type Binding;
+    #[wasm_bindgen(method, catch)]
+    fn prepare(this: &Binding, sql: &str) -> Result<Statement, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    async fn batch(this: &Binding, statements: Vec<Statement>) -> Result<js_sys::Array<Outcome>, JsValue>;
+
+    type Statement;
+    #[wasm_bindgen(method, catch, variadic)]
+    fn bind(this: &Statement, params: Vec<JsValue>) -> Result<Statement, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    async fn all(this: &Statement) -> Result<Outcome, JsValue>;
+
+    /// What a statement gave.
+    pub(crate) type Outcome;
+    #[wasm_bindgen(method, getter)]
+    fn results(this: &Outcome) -> JsValue;
+
+    type Thrown;
+    #[wasm_bindgen(method, getter)]
+    fn message(this: &Thrown) -> Option<String>;
+    #[wasm_bindgen(method, getter)]
+    fn cause(this: &Thrown) -> Option<Thrown>;
+}
 
 /// A parameter of a statement.
 pub(crate) enum Param<'a> {
@@ -65,12 +91,10 @@ impl std::fmt::Display for Abort {
     }
 }
 
-impl From<worker::Error> for Abort {
-    fn from(error: worker::Error) -> Self {
-        let message = match &error {
-            worker::Error::D1(cause) => cause.cause(),
-            other => other.to_string(),
-        };
+impl From<JsValue> for Abort {
+    fn from(error: JsValue) -> Self {
+        let cause: Thrown = error.unchecked_into();
+        let message = cause.cause().and_then(|cause| cause.message()).or_else(|| cause.message()).unwrap_or_default();
         if let Some((_, reason)) = message.split_once("guard: ") {
             return Self::Guard(
                 reason.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default().to_owned(),
@@ -87,11 +111,14 @@ impl From<worker::Error> for Abort {
 }
 
 /// One D1 database.
-pub(crate) struct Database(D1Database);
+pub(crate) struct Database(Binding);
 
 impl Database {
     fn open(env: &worker::Env, binding: &str) -> Result<Self, Abort> {
-        Ok(Self(env.d1(binding)?))
+        match js_sys::Reflect::get(env, &binding.into()) {
+            Ok(database) if !database.is_undefined() => Ok(Self(database.unchecked_into())),
+            _ => Err(Abort::Unavailable(format!("no binding {binding}"))),
+        }
     }
 
     /// The control database.
@@ -115,7 +142,7 @@ impl Database {
     /// # Errors
     /// When the database does not answer, or a row is not a `T`.
     pub(crate) async fn rows<T: DeserializeOwned>(&self, sql: Sql, params: &[Param<'_>]) -> Result<Vec<T>, Abort> {
-        Ok(self.statement(sql, params)?.all().await?.results()?)
+        self.statement(sql, params)?.all().await?.rows()
     }
 
     /// The first row of one query.
@@ -131,9 +158,19 @@ impl Database {
         Batch { database: self, statements: Vec::new() }
     }
 
-    fn statement(&self, sql: Sql, params: &[Param<'_>]) -> Result<D1PreparedStatement, Abort> {
-        let params = params.iter().map(Param::to_js).collect::<Vec<_>>();
-        Ok(self.0.prepare(sql.text()).bind(&params)?)
+    fn statement(&self, sql: Sql, params: &[Param<'_>]) -> Result<Statement, Abort> {
+        Ok(self.0.prepare(sql.text())?.bind(params.iter().map(Param::to_js).collect())?)
+    }
+}
+
+impl Outcome {
+    /// The rows that the statement gave.
+    ///
+    /// # Errors
+    /// When a row is not a `T`.
+    pub(crate) fn rows<T: DeserializeOwned>(&self) -> Result<Vec<T>, Abort> {
+        let text = String::from(js_sys::JSON::stringify(&self.results())?);
+        json::parse(&text).map_err(|error| Abort::Unavailable(error.to_string()))
     }
 }
 
@@ -151,7 +188,7 @@ impl Param<'_> {
 /// Statements that are all committed or none: one transaction.
 pub(crate) struct Batch<'a> {
     database: &'a Database,
-    statements: Vec<D1PreparedStatement>,
+    statements: Vec<Statement>,
 }
 
 impl Batch<'_> {
@@ -168,10 +205,10 @@ impl Batch<'_> {
     ///
     /// # Errors
     /// Why nothing was written, as far as that is known.
-    pub(crate) async fn run(self) -> Result<Vec<worker::D1Result>, Abort> {
+    pub(crate) async fn run(self) -> Result<Vec<Outcome>, Abort> {
         if self.statements.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(self.database.0.batch(self.statements).await?)
+        Ok(self.database.0.batch(self.statements).await?.iter().collect())
     }
 }

@@ -9,6 +9,7 @@ use super::isolate;
 use super::object::{ask_catalog, ask_tenant};
 use crate::domain::decision::Code;
 use crate::domain::document::{Document, DocumentKey, Untrusted};
+use crate::domain::route::InvalidRoutes;
 use crate::domain::time::UnixMillis;
 use crate::wire::object::{AskTenant, DocumentAnswer, ToCatalog};
 
@@ -30,7 +31,8 @@ pub(crate) async fn read(env: &Env, config: &Config, key: &DocumentKey, now: Uni
             isolate::with(|isolate| isolate.gate.resident(*tenant).is_some_and(|resident| resident.is_outdated()))
                 .unwrap_or(false)
         }
-        DocumentKey::Catalog | DocumentKey::Plan(..) => false,
+        DocumentKey::Catalog => isolate::with(|isolate| isolate.gate.is_catalog_outdated()).unwrap_or(false),
+        DocumentKey::Plan(..) => false,
     };
     let mut worst = Read::Absent;
     if !owner_first {
@@ -56,6 +58,20 @@ pub(crate) async fn read(env: &Env, config: &Config, key: &DocumentKey, now: Uni
             console_error!("owner of {key}: {message}");
             Read::Failed(Code::SnapshotUnavailable)
         }
+    }
+}
+
+/// Reads `key` from its owner, whatever KV shows: for the isolate that has just changed it, which would otherwise go on with
+/// what it read before.
+pub(crate) async fn read_own_change(env: &Env, config: &Config, key: &DocumentKey, now: UnixMillis) {
+    match from_owner(env, config, key).await {
+        Ok(Some(text)) => {
+            if let Err(untrusted) = take(config, key, &text, true, now) {
+                console_error!("{key}, from its owner: not trusted: {untrusted}");
+            }
+        }
+        Ok(None) => {}
+        Err(message) => console_error!("owner of {key}: {message}"),
     }
 }
 
@@ -86,7 +102,13 @@ pub(crate) fn take(
     match key {
         DocumentKey::Catalog => {
             let document = ring.verify(text, key, now)?;
-            let taken = isolate::with(|isolate| isolate.gate.take_catalog(document, now));
+            let taken = isolate::with(|isolate| {
+                isolate.gate.take_catalog(document, now)?;
+                if from_owner {
+                    isolate.gate.note_newest_catalog(now);
+                }
+                Ok::<_, InvalidRoutes>(())
+            });
             if let Some(Err(error)) = taken {
                 console_error!("catalog: {error}");
                 return Err(Untrusted::Shape);

@@ -9,8 +9,8 @@ use wasm_bindgen::prelude::*;
 use super::isolate;
 use crate::domain::catalog::Recording;
 use crate::domain::decision::Tier;
-use crate::domain::gate::{Outcome, Request, Standpoint, Step};
-use crate::domain::tally::{self, Behind};
+use crate::domain::gate::{Outcome, Refused, Request, Standpoint, Step};
+use crate::domain::tally;
 use crate::domain::time::UnixMillis;
 use crate::wire::answer::Asked;
 use crate::wire::headers;
@@ -27,7 +27,7 @@ pub(crate) fn instant(now: f64) -> UnixMillis {
 #[must_use]
 pub fn warm(method: &str, url: &str, api_key: &str, authorization: &str, now: f64) -> Option<String> {
     let now = instant(now);
-    let request = Request { method, url, api_key, authorization, preflight: false, now };
+    let request = Request { method, url, api_key, authorization, waits: false, preflight: false, now };
     // Whether an OPTIONS is a preflight only its headers tell.
     if method == "OPTIONS" {
         return None;
@@ -37,7 +37,11 @@ pub fn warm(method: &str, url: &str, api_key: &str, authorization: &str, now: f6
         let config = &isolate.config;
         match isolate.gate.walk(&request, &config.api_keys) {
             Step::Elsewhere | Step::Missing(_) | Step::Preflight(_) => None,
-            Step::Refuse(refused) => Some(config.voice.refusal(&refused, asked, Verdict::default())),
+            Step::Refuse(refused) => {
+                let mut verdict = Verdict::default();
+                behind_refusal(&refused, &mut verdict);
+                Some(config.voice.refusal(&refused, asked, verdict))
+            }
             Step::Way(mut standpoint) => {
                 let (way, _) = standpoint.way(now)?;
                 if way.meter.as_ref().is_some_and(|metering| metering.recording == Recording::Exact) {
@@ -72,7 +76,14 @@ pub fn warm(method: &str, url: &str, api_key: &str, authorization: &str, now: f6
 
 /// Notes what is to be done behind the reply.
 pub(crate) fn behind(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis, verdict: &mut Verdict) {
-    if let Some(behind) = Behind::of(standpoint.resident, standpoint.stale_catalog, now) {
+    if let Some(behind) = tally::behind(standpoint, now) {
+        verdict.renew(&behind.to_string());
+    }
+}
+
+/// The same behind a refusal.
+pub(crate) fn behind_refusal(refused: &Refused<'_>, verdict: &mut Verdict) {
+    if let Some(behind) = &refused.behind {
         verdict.renew(&behind.to_string());
     }
 }

@@ -19,7 +19,7 @@ use worker::{Date, Delay, Env, console_error};
 
 use super::config::Config;
 use super::documents::{self, Read};
-use super::door::{behind, instant};
+use super::door::{behind, behind_refusal, instant};
 use super::isolate;
 use super::object::{Unreachable, ask_tenant};
 use super::promise::promise;
@@ -33,6 +33,7 @@ use crate::domain::resident::Shown;
 use crate::domain::tally::{self, Behind};
 use crate::domain::time::UnixMillis;
 use crate::wire::answer::Asked;
+use crate::wire::json;
 use crate::wire::object::{AskTenant, LimitAnswer};
 use crate::wire::verdict::{Release, Verdict};
 
@@ -94,6 +95,7 @@ impl Head {
             url: &self.url,
             api_key: &self.api_key,
             authorization: &self.authorization,
+            waits: true,
             preflight: self.preflight,
             now,
         }
@@ -205,7 +207,11 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         Step::Elsewhere => return Next::Done("api".to_owned()),
         Step::Missing(keys) => return Next::Read(keys),
         Step::Preflight(passage) => return Next::Done(config.voice.preflight(&passage, Verdict::default())),
-        Step::Refuse(refused) => return Next::Done(config.voice.refusal(&refused, asked, Verdict::default())),
+        Step::Refuse(refused) => {
+            let mut verdict = Verdict::default();
+            behind_refusal(&refused, &mut verdict);
+            return Next::Done(config.voice.refusal(&refused, asked, verdict));
+        }
         Step::Way(standpoint) => standpoint,
     };
     let metering = standpoint.way(now).and_then(|(way, _)| way.meter.clone());
@@ -243,8 +249,9 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         }
         Outcome::Ask => {
             let id = OpId(isolate::random());
-            let name = event_id(&standpoint, head, id);
-            let event = tally::event(&mut standpoint, &name, head.id, now);
+            let name = event_id(&standpoint, head);
+            // Dated by the request, not by the try: the same event each time.
+            let event = tally::event(&mut standpoint, &name, head.id, head.now);
             let tenant = standpoint.resident.tenant().tenant;
             let tag = tag(tenant, &standpoint);
             let Some((way, limits)) = standpoint.way(now) else {
@@ -278,10 +285,10 @@ fn tag(tenant: TenantId, standpoint: &Standpoint<'_, '_>) -> Tag {
 }
 
 /// The id of a request's event. A caller that names what it asks gets the same id when it asks again, so that a retry after a
-/// lost answer is not billed twice; otherwise each request is another.
-fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head, id: OpId) -> String {
+/// lost answer is not billed twice. Otherwise each request is another; but it is one, however often the limiter is asked.
+fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head) -> String {
     if head.idempotency_key.is_empty() {
-        return id.to_string();
+        return head.id.to_string();
     }
     let what = (standpoint.key, standpoint.number, &head.idempotency_key);
     let hash = Sha256::digest(serde_json::to_vec(&what).unwrap_or_default());
@@ -292,8 +299,8 @@ fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head, id: OpId) -> String {
 fn paid_here(standpoint: &mut Standpoint<'_, '_>, head: &Head, id: OpId, now: UnixMillis) -> String {
     let tenant = standpoint.resident.tenant().tenant;
     let fail = standpoint.fail();
-    let name = event_id(standpoint, head, id);
-    let Some(event) = tally::event(standpoint, &name, head.id, now) else { return String::new() };
+    let name = event_id(standpoint, head);
+    let Some(event) = tally::event(standpoint, &name, head.id, head.now) else { return String::new() };
     let Some((way, limits)) = standpoint.way(now) else { return String::new() };
     let Some(charge) = way.payer.and_then(|slot| way.charges.iter().find(|charge| charge.slot == slot)).copied() else {
         return String::new();
@@ -557,7 +564,7 @@ pub fn settle(handle: String, status: u16, env: Env) -> Promise {
 
 async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Option<String> {
     let config = isolate::ready(env).ok()?;
-    let Ok(mut handle) = serde_json::from_str::<Handle>(handle) else {
+    let Ok(mut handle) = json::parse::<Handle>(handle) else {
         return Some(refuse(&config, Code::UseNotRecorded, clock()));
     };
     if commit == Some(false)

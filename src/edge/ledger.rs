@@ -11,6 +11,7 @@ use super::storage::{Tables, integer, millis};
 use crate::domain::outbox::{Event, Next, Queued, Said, settle};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::UnixMillis;
+use crate::wire::json;
 use crate::wire::sql::shard;
 
 /// How long events gather before they are sent.
@@ -49,7 +50,7 @@ pub(crate) async fn flush(
     let full = rows.len() == BATCH;
     let mut queued = Vec::new();
     for row in rows {
-        match serde_json::from_str::<Event>(&row.body) {
+        match json::parse::<Event>(&row.body) {
             Ok(event) => queued.push(Queued { seq: row.seq, refusals: row.refusals, event }),
             Err(error) => set_aside(tables, row.seq, &error.to_string(), now).map_err(|error| error.to_string())?,
         }
@@ -103,7 +104,7 @@ async fn offered(
     statements.add(shard::CONFIRM_ENTRIES, &[(&id).into(), (&json).into()])?;
     let results = statements.run().await?;
     let held: Vec<Held> = match results.last() {
-        Some(result) => result.results()?,
+        Some(outcome) => outcome.rows()?,
         None => Vec::new(),
     };
     Ok(held.into_iter().map(|held| (held.source, held.id, held.fingerprint)).collect())

@@ -9,6 +9,7 @@ use worker::Env;
 
 use super::config::{Config, Jurisdictions};
 use crate::domain::id::{Jurisdiction, TenantId};
+use crate::wire::json;
 use crate::wire::object::{AskTenant, ToCatalog, ToTenant};
 
 #[wasm_bindgen]
@@ -89,7 +90,7 @@ async fn exchange<A: DeserializeOwned>(
     let message = serde_json::to_string(message).map_err(|error| Unreachable::new(error.to_string()))?;
     let answer = stub.call(&message).await.map_err(|error| Unreachable::thrown(&error))?;
     let answer = answer.as_string().ok_or_else(|| Unreachable::new("the object's answer is not text"))?;
-    serde_json::from_str(&answer).map_err(|error| Unreachable::new(error.to_string()))
+    json::parse(&answer).map_err(|error| Unreachable::new(error.to_string()))
 }
 
 fn namespace(env: &Env, binding: &str) -> Result<Namespace, Unreachable> {

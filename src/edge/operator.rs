@@ -11,46 +11,69 @@ mod catalog;
 mod tenants;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, StatusCode};
+use axum::body::Bytes;
+use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::api::{Api, Failure, read_body};
+use super::api::{Api, Call, Failure, Served, read_body};
 use super::d1::{Abort, Batch, Database, Param};
 use crate::domain::api_key::KeyHash;
 use crate::domain::decision::Code;
 use crate::domain::id::TenantId;
+use crate::wire::json;
 use crate::wire::sql::{control, shard};
 
 /// The largest body of a change: an origin with a thousand routes.
 const CHANGE: usize = 512 * 1024;
 
-/// The routes of the operator.
+/// What the operator can do. Each takes the call and gives the answer; `Box::pin` keeps a handler's future its own.
 pub(crate) fn routes() -> Router<Api> {
     Router::new()
-        .route("/catalog", get(catalog::show))
-        .route("/features/{name}", put(catalog::put_feature))
-        .route("/meters/{name}", put(catalog::put_meter))
-        .route("/origins/{name}", put(catalog::put_origin))
-        .route("/kill-switches/{name}", put(catalog::put_kill_switch).delete(catalog::delete_kill_switch))
-        .route("/plans/{name}/versions", post(catalog::publish_plan))
-        .route("/audit", get(catalog::audit))
-        .route("/tenants", post(tenants::create).get(tenants::list))
-        .route("/tenants/{id}", get(tenants::show))
-        .route("/tenants/{id}/status", put(tenants::put_status))
-        .route("/tenants/{id}/subscription", put(tenants::put_subscription))
-        .route("/tenants/{id}/overrides/{name}", put(tenants::put_override).delete(tenants::delete_override))
-        .route("/tenants/{id}/limits/{name}", put(tenants::put_limit).delete(tenants::delete_limit))
-        .route("/tenants/{id}/relations/{name}", put(tenants::put_relation).delete(tenants::delete_relation))
-        .route("/tenants/{id}/keys", post(tenants::create_key).get(tenants::keys))
-        .route("/tenants/{id}/keys/{key}", axum::routing::delete(tenants::revoke_key))
-        .route("/tenants/{id}/usage", get(tenants::usage))
-        .route("/tenants/{id}/audit", get(tenants::audit))
+        .route("/catalog", get(Served(|call| Box::pin(catalog::show(call)))))
+        .route("/features/{name}", put(Served(|call| Box::pin(catalog::put_feature(call)))))
+        .route("/meters/{name}", put(Served(|call| Box::pin(catalog::put_meter(call)))))
+        .route("/origins/{name}", put(Served(|call| Box::pin(catalog::put_origin(call)))))
+        .route(
+            "/kill-switches/{name}",
+            put(Served(|call| Box::pin(catalog::put_kill_switch(call))))
+                .delete(Served(|call| Box::pin(catalog::delete_kill_switch(call)))),
+        )
+        .route("/plans/{name}/versions", post(Served(|call| Box::pin(catalog::publish_plan(call)))))
+        .route("/audit", get(Served(|call| Box::pin(catalog::audit(call)))))
+        .route(
+            "/tenants",
+            post(Served(|call| Box::pin(tenants::create(call)))).get(Served(|call| Box::pin(tenants::list(call)))),
+        )
+        .route("/tenants/{id}", get(Served(|call| Box::pin(tenants::show(call)))))
+        .route("/tenants/{id}/status", put(Served(|call| Box::pin(tenants::put_status(call)))))
+        .route("/tenants/{id}/subscription", put(Served(|call| Box::pin(tenants::put_subscription(call)))))
+        .route(
+            "/tenants/{id}/overrides/{name}",
+            put(Served(|call| Box::pin(tenants::put_override(call))))
+                .delete(Served(|call| Box::pin(tenants::delete_override(call)))),
+        )
+        .route(
+            "/tenants/{id}/limits/{name}",
+            put(Served(|call| Box::pin(tenants::put_limit(call))))
+                .delete(Served(|call| Box::pin(tenants::delete_limit(call)))),
+        )
+        .route(
+            "/tenants/{id}/relations/{name}",
+            put(Served(|call| Box::pin(tenants::put_relation(call))))
+                .delete(Served(|call| Box::pin(tenants::delete_relation(call)))),
+        )
+        .route(
+            "/tenants/{id}/keys",
+            post(Served(|call| Box::pin(tenants::create_key(call)))).get(Served(|call| Box::pin(tenants::keys(call)))),
+        )
+        .route("/tenants/{id}/keys/{key}", delete(Served(|call| Box::pin(tenants::revoke_key(call)))))
+        .route("/tenants/{id}/usage", get(Served(|call| Box::pin(tenants::usage(call)))))
+        .route("/tenants/{id}/audit", get(Served(|call| Box::pin(tenants::audit(call)))))
 }
 
 /// Who operates.
@@ -65,7 +88,7 @@ pub(crate) struct Operator {
 ///
 /// # Errors
 /// 401 for no good key.
-pub(crate) async fn operator(api: &Api, headers: &HeaderMap) -> Result<Operator, Failure> {
+pub(crate) async fn operator(Call { api, headers, .. }: &Call) -> Result<Operator, Failure> {
     #[derive(Deserialize)]
     struct Key {
         name: String,
@@ -117,12 +140,13 @@ impl Change {
     ///
     /// # Errors
     /// Why the mutation cannot begin.
-    pub(crate) async fn begin(api: &Api, headers: &HeaderMap, what: &str, body: Body) -> Result<Self, Failure> {
-        let operator = operator(api, headers).await?;
+    pub(crate) async fn begin(call: &mut Call) -> Result<Self, Failure> {
+        let operator = operator(call).await?;
         if !operator.writes {
             return Err(Failure::new(Code::ScopeMissing).because("this operator key may read only"));
         }
-        let key = headers
+        let key = call
+            .headers
             .get("idempotency-key")
             .ok_or_else(|| Failure::new(Code::IdempotencyKeyMissing))?
             .to_str()
@@ -132,9 +156,9 @@ impl Change {
         if key.is_empty() || key.len() > 255 || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Failure::new(Code::IdempotencyKeyInvalid));
         }
-        let body = read_body(headers, body, CHANGE).await?;
+        let body = read_body(&call.headers, std::mem::take(&mut call.body), CHANGE).await?;
         let mut hash = Sha256::new();
-        hash.update(what.as_bytes());
+        hash.update(call.what.as_bytes());
         hash.update([0]);
         hash.update(&body);
         let fingerprint = URL_SAFE_NO_PAD.encode(hash.finalize());
@@ -162,7 +186,7 @@ impl Change {
             return Err(Failure::new(Code::IdempotencyKeyReused));
         }
         let status = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);
-        let body: serde_json::Value = serde_json::from_str(&stored.body).map_err(|_| Failure::new(Code::Internal))?;
+        let body: serde_json::Value = json::parse(&stored.body).map_err(|_| Failure::new(Code::Internal))?;
         Ok(Some(api.json(status, &body)))
     }
 
@@ -227,11 +251,6 @@ pub(crate) fn tree(value: &impl Serialize) -> serde_json::Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
-/// The answer of a handler.
-pub(crate) fn respond(api: &Api, result: Result<Response, Failure>) -> Response {
-    result.unwrap_or_else(|failure| api.problem(&failure))
-}
-
 /// An audit record, as it is shown.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Audited {
@@ -252,7 +271,7 @@ pub(crate) struct Audited {
 /// JSON that a column holds as text.
 pub(crate) fn embedded<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<serde_json::Value, D::Error> {
     let text = String::deserialize(deserializer)?;
-    serde_json::from_str(&text).map_err(serde::de::Error::custom)
+    json::parse(&text).map_err(serde::de::Error::custom)
 }
 
 /// A page of a list.
@@ -262,20 +281,4 @@ pub(crate) struct Page<T> {
     pub(crate) has_more: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next_cursor: Option<String>,
-}
-
-/// Where a page begins and how long it is.
-#[derive(Deserialize)]
-pub(crate) struct Cursor {
-    #[serde(default)]
-    pub(crate) cursor: Option<String>,
-    #[serde(default)]
-    limit: Option<u64>,
-}
-
-impl Cursor {
-    /// At most 200, 50 where nothing is said.
-    pub(crate) fn limit(&self) -> u64 {
-        self.limit.unwrap_or(50).clamp(1, 200)
-    }
 }

@@ -12,6 +12,7 @@ use super::storage::{Tables, integer, millis};
 use crate::domain::document::{DocumentKey, LIFE_MS};
 use crate::domain::job::Job;
 use crate::domain::time::UnixMillis;
+use crate::wire::json;
 use crate::wire::object::Publication;
 
 #[derive(Deserialize)]
@@ -105,7 +106,7 @@ pub(crate) fn sign(tables: &Tables, config: &Config, now: UnixMillis) -> Result<
         let mut signed = UnixMillis(row.signed_ms);
         if now.since(signed) >= LIFE_MS / 2 {
             let key = row.name.parse::<DocumentKey>().map_err(|error| Error::RustError(error.to_string()))?;
-            let publication = Publication { key, serial: row.serial, body: serde_json::from_str(&row.body)? };
+            let publication = Publication { key, serial: row.serial, body: json::parse(&row.body)? };
             store(tables, config, &publication, now)?;
             signed = now;
         }

@@ -10,6 +10,7 @@ type Result<T, E = worker::Error> = std::result::Result<T, E>;
 
 use crate::domain::job::Job;
 use crate::domain::time::UnixMillis;
+use crate::wire::json;
 
 /// The tables of an object, written again at every start.
 const SCHEMA: &str = include_str!("../../schema/tenant/0001_tenant.sql");
@@ -38,7 +39,8 @@ impl Tables {
     /// # Errors
     /// When the statement fails, or a row is not a `T`.
     pub(crate) fn rows<T: DeserializeOwned>(&self, sql: &'static str, params: Vec<SqlStorageValue>) -> Result<Vec<T>> {
-        self.sql.exec(sql, Some(params))?.to_array()
+        let rows = self.sql.exec(sql, params)?.collect::<Result<js_sys::Array>>()?;
+        Ok(json::parse(&String::from(js_sys::JSON::stringify(&rows)?))?)
     }
 
     /// Runs a statement for its effect.

@@ -28,6 +28,7 @@ use crate::domain::outbox::Event;
 use crate::domain::tally::{self, Label};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::UnixMillis;
+use crate::wire::json;
 use crate::wire::object::{AskTenant, Books, DocumentAnswer, LimitAnswer, ToTenant};
 
 /// The shell around one tenant's rules.
@@ -85,7 +86,7 @@ impl TenantShell {
     /// When the message makes no sense, is for another tenant, or the storage refuses; nothing was changed then.
     pub fn call(&self, message: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
-        let ToTenant { tenant, ask } = serde_json::from_str(message)?;
+        let ToTenant { tenant, ask } = json::parse(message)?;
         self.0.recognise(tenant)?;
         match ask {
             AskTenant::Limit(call) => self.0.limit(tenant, &call, now),
@@ -133,7 +134,7 @@ impl TenantShell {
     /// When the storage refuses; nothing was changed then.
     pub fn conclude(&self, said: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
-        let (upward, reply): (Upward, Option<Reply>) = serde_json::from_str(said)?;
+        let (upward, reply): (Upward, Option<Reply>) = json::parse(said)?;
         let (answer, effects) = self.0.with_limiter(upward.tenant, now, |limiter| {
             if let Some((id, mut so_far)) = upward.waits {
                 let (outcome, effects) = limiter.forwarded(id, reply.as_ref(), now);
@@ -190,7 +191,7 @@ fn broken(error: &worker::Error) -> JsError {
 
 impl TenantObject {
     async fn above(&self, upward: &str) -> Result<String, JsError> {
-        let upward: Upward = serde_json::from_str(upward)?;
+        let upward: Upward = json::parse(upward)?;
         let tenant = self.document().map_err(|error| broken(&error))?;
         let reply = match tenant.and_then(|tenant| tenant.ancestors.first().map(|parent| parent.tenant)) {
             Some(parent) => {
@@ -252,7 +253,7 @@ impl TenantObject {
         }
         let rows: Vec<Body> = self.tables.rows("SELECT body FROM document WHERE name LIKE 'tenant/%'", vec![])?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let tenant: Rc<Tenant> = Rc::new(serde_json::from_str(&row.body)?);
+        let tenant: Rc<Tenant> = Rc::new(json::parse(&row.body)?);
         *self.tenant.borrow_mut() = Some(Rc::clone(&tenant));
         Ok(Some(tenant))
     }
@@ -322,7 +323,7 @@ impl TenantObject {
             body: String,
         }
         let rows: Vec<Stored> = self.tables.rows("SELECT body FROM limiter", vec![])?;
-        let rows = rows.iter().map(|row| serde_json::from_str(&row.body)).collect::<Result<Vec<Row>, _>>()?;
+        let rows = rows.iter().map(|row| json::parse(&row.body)).collect::<Result<Vec<Row>, _>>()?;
         Ok(Limiter::restore(rows).unwrap_or_else(|| Limiter::new(tenant, Incarnation(isolate::random()))))
     }
 
@@ -358,7 +359,7 @@ impl TenantObject {
             return Ok(());
         }
         for body in events {
-            let event: Event = serde_json::from_str(&body)?;
+            let event: Event = json::parse(&body)?;
             // The limiter counts nothing twice; a second time here is a repetition of the very same.
             self.tables
                 .run(

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use super::json;
 use crate::domain::api_key::WeakSecret;
 use crate::domain::document::{Document, DocumentKey, LIFE_MS, Untrusted};
 use crate::domain::time::UnixMillis;
@@ -104,7 +105,8 @@ impl DocumentRing {
         mac.verify_slice(&tag).map_err(|_| Untrusted::Signature)?;
 
         let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Untrusted::Shape)?;
-        let envelope: Envelope<B> = serde_json::from_slice(&payload).map_err(|_| Untrusted::Shape)?;
+        let payload = std::str::from_utf8(&payload).map_err(|_| Untrusted::Shape)?;
+        let envelope: Envelope<B> = json::parse(payload).map_err(|_| Untrusted::Shape)?;
         if envelope.key != *key {
             return Err(Untrusted::OtherDocument);
         }

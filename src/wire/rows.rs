@@ -2,13 +2,13 @@
 //!
 //! Invariant: a document is made of one consistent reading of its rows, and of nothing else.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
+use super::json;
 use crate::domain::catalog::Catalog;
 use crate::domain::feature::Override;
 use crate::domain::id::TenantId;
+use crate::domain::map::Map;
 use crate::domain::name::{LimitName, ShardName};
 use crate::domain::plan::Amount;
 use crate::domain::tenant::{Ancestor, KeyRecord, Level, LimitOverride, Relation, Status, Subscription, Tenant};
@@ -38,7 +38,7 @@ pub fn catalog(parts: &[Part]) -> Result<Catalog, serde_json::Error> {
             "kill_switch" => "kill_switches",
             _ => "plans",
         };
-        let mut value: serde_json::Value = serde_json::from_str(&part.definition)?;
+        let mut value: serde_json::Value = json::parse(&part.definition)?;
         // SQL writes a missing previous version as null.
         if let Some(head) = value.as_object_mut().filter(|_| within == "plans") {
             head.retain(|_, value| !value.is_null());
@@ -48,7 +48,7 @@ pub fn catalog(parts: &[Part]) -> Result<Catalog, serde_json::Error> {
             map.insert(part.name.clone(), value);
         }
     }
-    serde_json::from_value(serde_json::Value::Object(tree))
+    json::parse(&serde_json::Value::Object(tree).to_string())
 }
 
 /// One tenant of a chain, as its rows have it.
@@ -88,20 +88,20 @@ impl ChainRow {
     /// # Errors
     /// When the stored JSON is not of the shape that this version understands.
     pub fn subscription(&self) -> Result<Option<Subscription>, serde_json::Error> {
-        self.subscription.as_deref().map(serde_json::from_str).transpose()
+        self.subscription.as_deref().map(json::parse).transpose()
     }
 
     /// How it stands to its ancestors' limits.
     ///
     /// # Errors
     /// As [`Self::subscription`].
-    pub fn relations(&self) -> Result<BTreeMap<LimitName, Relation>, serde_json::Error> {
-        serde_json::from_str(&self.relations)
+    pub fn relations(&self) -> Result<Map<LimitName, Relation>, serde_json::Error> {
+        json::parse(&self.relations)
     }
 
     fn level(&self) -> Result<Level, serde_json::Error> {
-        let children: Vec<BTreeMap<LimitName, Relation>> = serde_json::from_str(&self.children)?;
-        let mut carved: BTreeMap<LimitName, Amount> = BTreeMap::new();
+        let children: Vec<Map<LimitName, Relation>> = json::parse(&self.children)?;
+        let mut carved: Map<LimitName, Amount> = Map::new();
         for (name, relation) in children.into_iter().flatten() {
             if let Relation::Carve(amount) = relation {
                 let sum = carved.get(&name).map_or(amount, |sum| sum.with(amount));
@@ -110,8 +110,8 @@ impl ChainRow {
         }
         Ok(Level {
             subscription: self.subscription()?,
-            overrides: serde_json::from_str::<BTreeMap<_, Override>>(&self.overrides)?,
-            limits: serde_json::from_str::<BTreeMap<_, LimitOverride>>(&self.limits)?,
+            overrides: json::parse::<Map<_, Override>>(&self.overrides)?,
+            limits: json::parse::<Map<_, LimitOverride>>(&self.limits)?,
             carved,
         })
     }
@@ -141,7 +141,7 @@ pub fn tenant(chain: &[ChainRow], shard: &ShardName) -> Result<Option<(u64, Tena
         shard: shard.clone(),
         level: own.level()?,
         relations: own.relations()?,
-        keys: serde_json::from_str::<Vec<KeyRecord>>(&own.keys)?,
+        keys: json::parse::<Vec<KeyRecord>>(&own.keys)?,
         ancestors,
     };
     Ok(Some((own.serial, document)))

@@ -181,16 +181,24 @@ impl Isolate {
             let Some(account) = self.accounts.get_mut(charge.slot.0) else {
                 continue;
             };
-            account.renewal.note(charge.cost);
             if account.covers(charge.cost, now) {
                 continue;
             }
             if let Some(retry_after_ms) = account.renewal.refuses(charge.cost, now) {
+                account.renewal.note(charge.cost);
                 let code = match account.rule.policy.ends() {
                     None => Code::RateLimited,
                     Some(_) => Code::QuotaExhausted,
                 };
                 refused = refused.or(Some(Admission::Deny { slot: charge.slot, code, retry_after_ms }));
+            }
+        }
+        // What one limit refuses, the others need not provide for: it would be lent to no purpose, and lost to others.
+        if refused.is_none() {
+            for charge in charges {
+                if let Some(account) = self.accounts.get_mut(charge.slot.0) {
+                    account.renewal.note(charge.cost);
+                }
             }
         }
         refused.unwrap_or(Admission::Ask)

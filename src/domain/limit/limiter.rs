@@ -908,8 +908,13 @@ impl Limiter {
             tag.and_then(|tag| self.queue.iter().find(|(_, queued)| queued.tag == tag).map(|(ticket, _)| ticket));
         let mut refusal: Option<(Denial, bool)> = None;
         let mut forward = false;
-        for (k, cost) in &wanted {
-            match self.affords(*k, *cost, ticket, waiting, now) {
+        // Its own buckets first: for what they refuse nothing is fetched from above.
+        let (pooled, own): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(|(k, _)| self.is_pool(*k));
+        for (k, cost) in own.into_iter().chain(pooled) {
+            if refusal.is_some() && self.is_pool(k) {
+                continue;
+            }
+            match self.affords(k, cost, ticket, waiting, now) {
                 Affords::Yes => {}
                 Affords::AskParent => forward = true,
                 Affords::No(denial, large) => {

@@ -124,7 +124,7 @@ pub type Cost = (usize, u64);
 
 /// A decision or a record, done once for each op id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Op {
     /// Decide now, in the limiter, over all of `costs` or none.
     Take {

@@ -3,23 +3,23 @@
 //! Invariant: a catalog is checked as a whole before any part of it is stored, and stored only if nobody changed it since it
 //! was read; so what is published is always consistent.
 
-use axum::body::Body;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use worker::console_error;
 
-use super::{Audited, Change, Cursor, Home, Page, Record, operator, respond, tree};
+use super::{Audited, Change, Home, Page, Record, operator, tree};
 use crate::domain::catalog::{Catalog, Head, Inconsistent, Meter, Origin};
 use crate::domain::decision::Code;
+use crate::domain::document::DocumentKey;
 use crate::domain::feature::{Definition, KillSwitch};
 use crate::domain::name::{FeatureName, MeterName, OriginName, PlanName};
 use crate::domain::plan::{Plan, PlanContent};
 use crate::domain::time::UnixMillis;
-use crate::edge::api::{Api, Failure};
+use crate::edge::api::{Api, Call, Failure};
 use crate::edge::carry;
 use crate::edge::d1::{Abort, Database, Param};
+use crate::edge::documents;
 use crate::wire::json;
 use crate::wire::problem::Fault;
 use crate::wire::sql::{Sql, control};
@@ -28,99 +28,63 @@ use crate::wire::sql::{Sql, control};
 const TRIES: usize = 5;
 
 /// The whole catalog, as it is stored.
-#[worker::send]
-pub(crate) async fn show(State(api): State<Api>, headers: HeaderMap) -> Response {
+pub(crate) async fn show(call: Call) -> Result<Response, Failure> {
     #[derive(Serialize)]
     struct Shown {
         serial: u64,
         #[serde(flatten)]
         catalog: Catalog,
     }
-    let result = async {
-        operator(&api, &headers).await?;
-        let (serial, catalog) = carry::read_catalog(&Database::control(&api.env)?).await?;
-        Ok(api.json(StatusCode::OK, &Shown { serial, catalog }))
-    };
-    respond(&api, result.await)
+    operator(&call).await?;
+    let api = &call.api;
+    let (serial, catalog) = carry::read_catalog(&Database::control(&api.env)?).await?;
+    Ok(api.json(StatusCode::OK, &Shown { serial, catalog }))
 }
 
 /// Defines a feature.
-#[worker::send]
-pub(crate) async fn put_feature(
-    State(api): State<Api>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let what = format!("PUT /v1/admin/features/{name}");
-    let result = async {
-        let change = Change::begin(&api, &headers, &what, body).await?;
-        let name = named::<FeatureName>(&name)?;
-        let definition: Definition = json::read(&change.body, super::CHANGE)?;
-        let part = Part::new("feature.put", name.as_str(), control::PUT_FEATURE, Some(tree(&definition)));
-        alter(&api, &change, part, |catalog| {
-            catalog.features.insert(name.clone(), definition.clone());
-            Ok(None)
-        })
-        .await
-    };
-    respond(&api, result.await)
+pub(crate) async fn put_feature(mut call: Call) -> Result<Response, Failure> {
+    let change = Change::begin(&mut call).await?;
+    let (api, name) = (&call.api, call.param("name"));
+    let name = named::<FeatureName>(&name)?;
+    let definition: Definition = json::read(&change.body, super::CHANGE)?;
+    let part = Part::new("feature.put", name.as_str(), control::PUT_FEATURE, Some(tree(&definition)));
+    alter(api, &change, part, &|catalog| {
+        catalog.features.insert(name.clone(), definition.clone());
+        Ok(None)
+    })
+    .await
 }
 
 /// Defines a meter.
-#[worker::send]
-pub(crate) async fn put_meter(
-    State(api): State<Api>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let what = format!("PUT /v1/admin/meters/{name}");
-    let result = async {
-        let change = Change::begin(&api, &headers, &what, body).await?;
-        let name = named::<MeterName>(&name)?;
-        let meter: Meter = json::read(&change.body, super::CHANGE)?;
-        let part = Part::new("meter.put", name.as_str(), control::PUT_METER, Some(tree(&meter)));
-        alter(&api, &change, part, |catalog| {
-            catalog.meters.insert(name.clone(), meter.clone());
-            Ok(None)
-        })
-        .await
-    };
-    respond(&api, result.await)
+pub(crate) async fn put_meter(mut call: Call) -> Result<Response, Failure> {
+    let change = Change::begin(&mut call).await?;
+    let (api, name) = (&call.api, call.param("name"));
+    let name = named::<MeterName>(&name)?;
+    let meter: Meter = json::read(&change.body, super::CHANGE)?;
+    let part = Part::new("meter.put", name.as_str(), control::PUT_METER, Some(tree(&meter)));
+    alter(api, &change, part, &|catalog| {
+        catalog.meters.insert(name.clone(), meter.clone());
+        Ok(None)
+    })
+    .await
 }
 
 /// Defines an origin and its routes.
-#[worker::send]
-pub(crate) async fn put_origin(
-    State(api): State<Api>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let what = format!("PUT /v1/admin/origins/{name}");
-    let result = async {
-        let change = Change::begin(&api, &headers, &what, body).await?;
-        let name = named::<OriginName>(&name)?;
-        let origin: Origin = json::read(&change.body, super::CHANGE)?;
-        let part = Part::new("origin.put", name.as_str(), control::PUT_ORIGIN, Some(tree(&origin)));
-        alter(&api, &change, part, |catalog| {
-            catalog.origins.insert(name.clone(), origin.clone());
-            Ok(None)
-        })
-        .await
-    };
-    respond(&api, result.await)
+pub(crate) async fn put_origin(mut call: Call) -> Result<Response, Failure> {
+    let change = Change::begin(&mut call).await?;
+    let (api, name) = (&call.api, call.param("name"));
+    let name = named::<OriginName>(&name)?;
+    let origin: Origin = json::read(&change.body, super::CHANGE)?;
+    let part = Part::new("origin.put", name.as_str(), control::PUT_ORIGIN, Some(tree(&origin)));
+    alter(api, &change, part, &|catalog| {
+        catalog.origins.insert(name.clone(), origin.clone());
+        Ok(None)
+    })
+    .await
 }
 
 /// Throws a kill switch: the feature is off for everyone, above every override.
-#[worker::send]
-pub(crate) async fn put_kill_switch(
-    State(api): State<Api>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+pub(crate) async fn put_kill_switch(mut call: Call) -> Result<Response, Failure> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Asked {
@@ -128,67 +92,46 @@ pub(crate) async fn put_kill_switch(
         #[serde(default)]
         until: Option<UnixMillis>,
     }
-    let what = format!("PUT /v1/admin/kill-switches/{name}");
-    let result = async {
-        let change = Change::begin(&api, &headers, &what, body).await?;
-        let name = named::<FeatureName>(&name)?;
-        let Asked { reason, until } = json::read(&change.body, super::CHANGE)?;
-        let switch = KillSwitch { reason, until, author: change.operator.name.clone() };
-        let part = Part::new("kill_switch.put", name.as_str(), control::PUT_KILL_SWITCH, Some(tree(&switch)));
-        alter(&api, &change, part, |catalog| {
-            catalog.kill_switches.insert(name.clone(), switch.clone());
-            Ok(None)
-        })
-        .await
-    };
-    respond(&api, result.await)
+    let change = Change::begin(&mut call).await?;
+    let (api, name) = (&call.api, call.param("name"));
+    let name = named::<FeatureName>(&name)?;
+    let Asked { reason, until } = json::read(&change.body, super::CHANGE)?;
+    let switch = KillSwitch { reason, until, author: change.operator.name.clone() };
+    let part = Part::new("kill_switch.put", name.as_str(), control::PUT_KILL_SWITCH, Some(tree(&switch)));
+    alter(api, &change, part, &|catalog| {
+        catalog.kill_switches.insert(name.clone(), switch.clone());
+        Ok(None)
+    })
+    .await
 }
 
 /// Takes a kill switch back.
-#[worker::send]
-pub(crate) async fn delete_kill_switch(
-    State(api): State<Api>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let what = format!("DELETE /v1/admin/kill-switches/{name}");
-    let result = async {
-        let change = Change::begin(&api, &headers, &what, body).await?;
-        let name = named::<FeatureName>(&name)?;
-        let part = Part::new("kill_switch.delete", name.as_str(), control::DELETE_KILL_SWITCH, None);
-        alter(&api, &change, part, |catalog| {
-            catalog.kill_switches.remove(&name).map(|_| None).ok_or_else(|| Failure::new(Code::NotFound))
-        })
-        .await
-    };
-    respond(&api, result.await)
+pub(crate) async fn delete_kill_switch(mut call: Call) -> Result<Response, Failure> {
+    let change = Change::begin(&mut call).await?;
+    let (api, name) = (&call.api, call.param("name"));
+    let name = named::<FeatureName>(&name)?;
+    let part = Part::new("kill_switch.delete", name.as_str(), control::DELETE_KILL_SWITCH, None);
+    alter(api, &change, part, &|catalog| {
+        catalog.kill_switches.remove(&name).map(|_| None).ok_or_else(|| Failure::new(Code::NotFound))
+    })
+    .await
 }
 
 /// Publishes the next version of a plan. It never changes again; subscriptions to "latest" follow it.
-#[worker::send]
-pub(crate) async fn publish_plan(
-    State(api): State<Api>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let what = format!("POST /v1/admin/plans/{name}/versions");
-    let result = async {
-        let change = Change::begin(&api, &headers, &what, body).await?;
-        let name = named::<PlanName>(&name)?;
-        let content: PlanContent = json::read(&change.body, super::CHANGE)?;
-        let part = Part::new("plan.publish", name.as_str(), control::PUT_PLAN, None);
-        alter(&api, &change, part, |catalog| {
-            sound(&content, catalog)?;
-            let head = catalog.plans.get(&name).copied();
-            let version = head.map_or(1, |head| head.version + 1);
-            catalog.plans.insert(name.clone(), Head { version, previous: head.map(|head| head.version) });
-            Ok(Some(Plan { plan: name.clone(), version, content: content.clone() }))
-        })
-        .await
-    };
-    respond(&api, result.await)
+pub(crate) async fn publish_plan(mut call: Call) -> Result<Response, Failure> {
+    let change = Change::begin(&mut call).await?;
+    let (api, name) = (&call.api, call.param("name"));
+    let name = named::<PlanName>(&name)?;
+    let content: PlanContent = json::read(&change.body, super::CHANGE)?;
+    let part = Part::new("plan.publish", name.as_str(), control::PUT_PLAN, None);
+    alter(api, &change, part, &|catalog| {
+        sound(&content, catalog)?;
+        let head = catalog.plans.get(&name).copied();
+        let version = head.map_or(1, |head| head.version + 1);
+        catalog.plans.insert(name.clone(), Head { version, previous: head.map(|head| head.version) });
+        Ok(Some(Plan { plan: name.clone(), version, content: content.clone() }))
+    })
+    .await
 }
 
 /// Whether a plan grants and bounds only what the catalog defines.
@@ -232,7 +175,7 @@ async fn alter(
     api: &Api,
     change: &Change,
     part: Part<'_>,
-    edit: impl Fn(&mut Catalog) -> Result<Option<Plan>, Failure>,
+    edit: &dyn Fn(&mut Catalog) -> Result<Option<Plan>, Failure>,
 ) -> Result<Response, Failure> {
     if let Some(response) = change.replay(api, Home::Control).await? {
         return Ok(response);
@@ -295,6 +238,7 @@ async fn alter(
         });
         match carry::catalog(&api.env, plan, &catalog, serial + 1).await {
             Ok(()) => {
+                documents::read_own_change(&api.env, &api.config, &DocumentKey::Catalog, api.now).await;
                 if let Err(abort) = clear(&database, serial + 1).await {
                     console_error!("outbox: {abort}");
                 }
@@ -333,19 +277,16 @@ fn named<N: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<N, 
 }
 
 /// The operator's audit records, newest first.
-#[worker::send]
-pub(crate) async fn audit(State(api): State<Api>, Query(cursor): Query<Cursor>, headers: HeaderMap) -> Response {
-    let result = async {
-        operator(&api, &headers).await?;
-        let limit = cursor.limit();
-        // Ids begin with the time in base 32, whose last digit is below this.
-        let before = cursor.cursor.unwrap_or_else(|| "req_~".to_owned());
-        let database = Database::control(&api.env)?;
-        let mut data: Vec<Audited> = database.rows(control::AUDIT, &[(&before).into(), (limit + 1).into()]).await?;
-        let has_more = data.len() as u64 > limit;
-        data.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let next_cursor = data.last().filter(|_| has_more).map(|record| record.id.clone());
-        Ok(api.json(StatusCode::OK, &Page { data, has_more, next_cursor }))
-    };
-    respond(&api, result.await)
+pub(crate) async fn audit(call: Call) -> Result<Response, Failure> {
+    operator(&call).await?;
+    let api = &call.api;
+    let (cursor, limit) = call.page()?;
+    // Ids begin with the time in base 32, whose last digit is below this.
+    let before = cursor.unwrap_or("req_~");
+    let database = Database::control(&api.env)?;
+    let mut data: Vec<Audited> = database.rows(control::AUDIT, &[before.into(), (limit + 1).into()]).await?;
+    let has_more = data.len() as u64 > limit;
+    data.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let next_cursor = data.last().filter(|_| has_more).map(|record| record.id.clone());
+    Ok(api.json(StatusCode::OK, &Page { data, has_more, next_cursor }))
 }

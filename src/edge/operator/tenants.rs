@@ -3,22 +3,21 @@
 //! Invariant: a change of one tenant moves the serials of its own document and of everyone's below it, in the same batch, and
 //! names them in the outbox; so no descendant goes on with what an ancestor no longer is.
 
-use axum::body::Body;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use worker::console_error;
 
-use super::{Audited, Change, Cursor, Home, Page, Record, operator, respond, tree};
+use super::{Audited, Change, Home, Page, Record, operator, tree};
 use crate::domain::api_key::Mode;
 use crate::domain::decision::Code;
 use crate::domain::feature::Override;
 use crate::domain::id::{Jurisdiction, KeyId, TenantId};
 use crate::domain::name::{FeatureName, LimitName, PlanName, Scope, ShardName, Slug};
+use crate::domain::tally::MINUTE_MS;
 use crate::domain::tenant::{LimitOverride, Relation, Status, Subscription};
 use crate::domain::time::UnixMillis;
-use crate::edge::api::{Api, Failure, read_usage};
+use crate::edge::api::{Api, Call, Failure, read_usage};
 use crate::edge::carry;
 use crate::edge::d1::{Abort, Batch, Database, Param};
 use crate::edge::isolate;
@@ -71,49 +70,46 @@ struct NewTenant {
 
 /// Makes a tenant with its first API key. Two databases: a place is reserved in the directory, then the rows are written to
 /// the shard, then the place is confirmed. The same request again takes up where a crash left it.
-#[worker::send]
-pub(crate) async fn create(State(api): State<Api>, headers: HeaderMap, body: Body) -> Response {
-    let result = async {
-        let change = Change::begin(&api, &headers, "POST /v1/admin/tenants", body).await?;
-        if let Some(response) = change.replay(&api, Home::Control).await? {
-            return Ok(response);
+pub(crate) async fn create(mut call: Call) -> Result<Response, Failure> {
+    let change = Change::begin(&mut call).await?;
+    let api = &call.api;
+    if let Some(response) = change.replay(api, Home::Control).await? {
+        return Ok(response);
+    }
+    let asked: NewTenant = json::read(&change.body, super::CHANGE)?;
+    let place = reserve(api, &asked).await?;
+    let key = write(api, &change, &asked, &place).await?;
+    let answer = (
+        StatusCode::CREATED,
+        serde_json::json!({
+            "id": place.tenant_id,
+            "slug": place.slug,
+            "name": asked.name,
+            "parent": place.parent_id,
+            "status": "active",
+            "placement": { "jurisdiction": place.tenant_id.jurisdiction(), "shard": place.shard },
+            "subscription": asked.plan.as_ref().map(|plan| serde_json::json!({ "plan": plan, "version": asked.version })),
+        }),
+    );
+    let database = Database::control(&api.env)?;
+    let mut batch = database.batch();
+    batch.add(control::PLACE_TENANT, &[(&place.tenant_id.to_string()).into()])?;
+    let subject = place.tenant_id.to_string();
+    let record =
+        Record { action: "tenant.create", subject: &subject, detail: serde_json::json!({ "slug": place.slug }) };
+    change.seal(api, Home::Control, &mut batch, record, &answer)?;
+    match batch.run().await {
+        Ok(_) => {}
+        Err(Abort::Constraint(message)) if message.contains("idempotency") => {
+            return Err(Failure::new(Code::IdempotencyInProgress));
         }
-        let asked: NewTenant = json::read(&change.body, super::CHANGE)?;
-        let place = reserve(&api, &asked).await?;
-        let key = write(&api, &change, &asked, &place).await?;
-        let answer = (
-            StatusCode::CREATED,
-            serde_json::json!({
-                "id": place.tenant_id,
-                "slug": place.slug,
-                "name": asked.name,
-                "parent": place.parent_id,
-                "status": "active",
-                "placement": { "jurisdiction": place.tenant_id.jurisdiction(), "shard": place.shard },
-                "subscription": asked.plan.as_ref().map(|plan| serde_json::json!({ "plan": plan, "version": asked.version })),
-            }),
-        );
-        let database = Database::control(&api.env)?;
-        let mut batch = database.batch();
-        batch.add(control::PLACE_TENANT, &[(&place.tenant_id.to_string()).into()])?;
-        let subject = place.tenant_id.to_string();
-        let record =
-            Record { action: "tenant.create", subject: &subject, detail: serde_json::json!({ "slug": place.slug }) };
-        change.seal(&api, Home::Control, &mut batch, record, &answer)?;
-        match batch.run().await {
-            Ok(_) => {}
-            Err(Abort::Constraint(message)) if message.contains("idempotency") => {
-                return Err(Failure::new(Code::IdempotencyInProgress));
-            }
-            Err(abort) => return Err(abort.into()),
-        }
-        // The parent's document does not name its children, but what they carve; a new child carves nothing.
-        if let Err(message) = carry::tree(&api.env, &api.config, &place.shard, place.tenant_id).await {
-            console_error!("{}: {message}", place.tenant_id);
-        }
-        Ok(api.json(answer.0, &with_key(answer.1, key)))
-    };
-    respond(&api, result.await)
+        Err(abort) => return Err(abort.into()),
+    }
+    // The parent's document does not name its children, but what they carve; a new child carves nothing.
+    if let Err(message) = carry::tree(&api.env, &api.config, &place.shard, place.tenant_id).await {
+        console_error!("{}: {message}", place.tenant_id);
+    }
+    Ok(api.json(answer.0, &with_key(answer.1, key)))
 }
 
 /// A place in the directory: a new one, or the one that an interrupted request reserved under the same slug.
@@ -180,7 +176,7 @@ async fn write(api: &Api, change: &Change, asked: &NewTenant, place: &Placed) ->
     let mut batch = database.batch();
     if !there {
         let subscription = asked.plan.as_ref().map(|plan| {
-            let anchor = asked.anchor.unwrap_or(api.now);
+            let anchor = whole_minute(asked.anchor.unwrap_or(api.now));
             tree(&Subscription { plan: plan.clone(), version: asked.version, anchor }).to_string()
         });
         let parent = place.parent_id.map(|parent| parent.to_string());
@@ -218,6 +214,11 @@ async fn write(api: &Api, change: &Change, asked: &NewTenant, place: &Placed) ->
     )?;
     batch.run().await?;
     Ok(minted.text)
+}
+
+/// Usage periods begin with a minute: leased use is counted by the minute, and no minute may belong to two periods.
+const fn whole_minute(at: UnixMillis) -> UnixMillis {
+    UnixMillis(at.0 - at.0 % MINUTE_MS)
 }
 
 /// An answer with the text of an API key beside what is stored of it.
@@ -273,8 +274,7 @@ impl Minted {
 }
 
 /// Tenants, in the order of their ids.
-#[worker::send]
-pub(crate) async fn list(State(api): State<Api>, Query(cursor): Query<Cursor>, headers: HeaderMap) -> Response {
+pub(crate) async fn list(call: Call) -> Result<Response, Failure> {
     #[derive(Serialize)]
     struct Listed {
         id: TenantId,
@@ -282,52 +282,47 @@ pub(crate) async fn list(State(api): State<Api>, Query(cursor): Query<Cursor>, h
         parent: Option<TenantId>,
         shard: ShardName,
     }
-    let result = async {
-        operator(&api, &headers).await?;
-        let limit = cursor.limit();
-        let after = cursor.cursor.unwrap_or_default();
-        let database = Database::control(&api.env)?;
-        let rows: Vec<Placed> = database.rows(control::DIRECTORY_PAGE, &[(&after).into(), (limit + 1).into()]).await?;
-        let has_more = rows.len() as u64 > limit;
-        let data: Vec<Listed> = rows
-            .into_iter()
-            .take(usize::try_from(limit).unwrap_or(usize::MAX))
-            .map(|row| Listed { id: row.tenant_id, slug: row.slug, parent: row.parent_id, shard: row.shard })
-            .collect();
-        let next_cursor = data.last().filter(|_| has_more).map(|listed| listed.id.to_string());
-        Ok(api.json(StatusCode::OK, &Page { data, has_more, next_cursor }))
-    };
-    respond(&api, result.await)
+    operator(&call).await?;
+    let api = &call.api;
+    let (cursor, limit) = call.page()?;
+    let after = cursor.unwrap_or_default();
+    let database = Database::control(&api.env)?;
+    let rows: Vec<Placed> = database.rows(control::DIRECTORY_PAGE, &[after.into(), (limit + 1).into()]).await?;
+    let has_more = rows.len() as u64 > limit;
+    let data: Vec<Listed> = rows
+        .into_iter()
+        .take(usize::try_from(limit).unwrap_or(usize::MAX))
+        .map(|row| Listed { id: row.tenant_id, slug: row.slug, parent: row.parent_id, shard: row.shard })
+        .collect();
+    let next_cursor = data.last().filter(|_| has_more).map(|listed| listed.id.to_string());
+    Ok(api.json(StatusCode::OK, &Page { data, has_more, next_cursor }))
 }
 
 /// One tenant, whole.
-#[worker::send]
-pub(crate) async fn show(State(api): State<Api>, Path(id): Path<String>, headers: HeaderMap) -> Response {
-    let result = async {
-        operator(&api, &headers).await?;
-        let place = placed(&api, &id).await?;
-        let chain = carry::chain(&Database::shard(&api.env, &place.shard)?, place.tenant_id).await?;
-        let row = chain.first().ok_or_else(|| Failure::new(Code::NotFound))?;
-        let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
-        Ok(api.json(
-            StatusCode::OK,
-            &serde_json::json!({
-                "id": row.tenant_id,
-                "slug": row.slug,
-                "name": row.name,
-                "parent": row.parent_id,
-                "status": row.status,
-                "placement": { "jurisdiction": row.tenant_id.jurisdiction(), "shard": place.shard },
-                "subscription": row.subscription.as_deref().map(parse),
-                "overrides": parse(&row.overrides),
-                "limits": parse(&row.limits),
-                "relations": parse(&row.relations),
-                "serial": row.serial,
-                "version": row.version,
-            }),
-        ))
-    };
-    respond(&api, result.await)
+pub(crate) async fn show(call: Call) -> Result<Response, Failure> {
+    operator(&call).await?;
+    let (api, id) = (&call.api, call.param("id"));
+    let place = placed(api, &id).await?;
+    let chain = carry::chain(&Database::shard(&api.env, &place.shard)?, place.tenant_id).await?;
+    let row = chain.first().ok_or_else(|| Failure::new(Code::NotFound))?;
+    let parse = |text: &str| json::parse::<serde_json::Value>(text).unwrap_or_default();
+    Ok(api.json(
+        StatusCode::OK,
+        &serde_json::json!({
+            "id": row.tenant_id,
+            "slug": row.slug,
+            "name": row.name,
+            "parent": row.parent_id,
+            "status": row.status,
+            "placement": { "jurisdiction": row.tenant_id.jurisdiction(), "shard": place.shard },
+            "subscription": row.subscription.as_deref().map(parse),
+            "overrides": parse(&row.overrides),
+            "limits": parse(&row.limits),
+            "relations": parse(&row.relations),
+            "serial": row.serial,
+            "version": row.version,
+        }),
+    ))
 }
 
 /// A change of one tenant: what it writes, and from where documents are to be published anew.
@@ -347,7 +342,7 @@ async fn alter(
     place: &Placed,
     database: &Database,
     edit: Edit<'_>,
-    write: impl FnOnce(&mut Batch<'_>) -> Result<(), Abort>,
+    write: &dyn Fn(&mut Batch<'_>) -> Result<(), Abort>,
 ) -> Result<(), Failure> {
     let (id, root) = (place.tenant_id.to_string(), edit.root.to_string());
     let home = Home::Tenant(place.tenant_id, database);
@@ -377,15 +372,10 @@ async fn alter(
 }
 
 /// Steps 1 to 3 of a mutation of a tenant; a stored answer comes back as an error would, being the end of it.
-async fn begin(
-    api: &Api,
-    headers: &HeaderMap,
-    what: &str,
-    id: &str,
-    body: Body,
-) -> Result<Result<(Change, Placed, Database), Response>, Failure> {
-    let change = Change::begin(api, headers, what, body).await?;
-    let place = placed(api, id).await?;
+async fn begin(call: &mut Call) -> Result<Result<(Change, Placed, Database), Response>, Failure> {
+    let change = Change::begin(call).await?;
+    let api = &call.api;
+    let place = placed(api, &call.param("id")).await?;
     let database = Database::shard(&api.env, &place.shard)?;
     Ok(match change.replay(api, Home::Tenant(place.tenant_id, &database)).await? {
         Some(response) => Err(response),
@@ -394,51 +384,36 @@ async fn begin(
 }
 
 /// Changes a tenant's standing.
-#[worker::send]
-pub(crate) async fn put_status(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+pub(crate) async fn put_status(mut call: Call) -> Result<Response, Failure> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Asked {
         status: Status,
     }
-    let result = async {
-        let begun = begin(&api, &headers, &format!("PUT /v1/admin/tenants/{id}/status"), &id, body).await?;
-        let (change, place, database) = match begun {
-            Ok(begun) => begun,
-            Err(response) => return Ok(response),
-        };
-        let Asked { status } = json::read(&change.body, super::CHANGE)?;
-        let answer = serde_json::json!({ "id": place.tenant_id, "status": status });
-        let edit = Edit {
-            action: "tenant.status",
-            subject: &id,
-            detail: answer.clone(),
-            answer: answer.clone(),
-            status: StatusCode::OK,
-            root: place.tenant_id,
-        };
-        alter(&api, &change, &place, &database, edit, |batch| {
-            batch.add(shard::SET_STATUS, &[(&id).into(), Param::Text(status.name())]).map(|_| ())
-        })
-        .await?;
-        Ok(api.json(StatusCode::OK, &answer))
+    let (change, place, database) = match begin(&mut call).await? {
+        Ok(begun) => begun,
+        Err(response) => return Ok(response),
     };
-    respond(&api, result.await)
+    let (api, id) = (&call.api, call.param("id"));
+    let Asked { status } = json::read(&change.body, super::CHANGE)?;
+    let answer = serde_json::json!({ "id": place.tenant_id, "status": status });
+    let edit = Edit {
+        action: "tenant.status",
+        subject: &id,
+        detail: answer.clone(),
+        answer: answer.clone(),
+        status: StatusCode::OK,
+        root: place.tenant_id,
+    };
+    alter(api, &change, &place, &database, edit, &|batch| {
+        batch.add(shard::SET_STATUS, &[(&id).into(), Param::Text(status.name())]).map(|_| ())
+    })
+    .await?;
+    Ok(api.json(StatusCode::OK, &answer))
 }
 
 /// Changes a tenant's hold on a plan, from now on.
-#[worker::send]
-pub(crate) async fn put_subscription(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+pub(crate) async fn put_subscription(mut call: Call) -> Result<Response, Failure> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Asked {
@@ -446,42 +421,36 @@ pub(crate) async fn put_subscription(
         #[serde(default)]
         version: Option<u32>,
     }
-    let result = async {
-        let begun = begin(&api, &headers, &format!("PUT /v1/admin/tenants/{id}/subscription"), &id, body).await?;
-        let (change, place, database) = match begun {
-            Ok(begun) => begun,
-            Err(response) => return Ok(response),
-        };
-        let Asked { plan, version } = json::read(&change.body, super::CHANGE)?;
-        let (_, catalog) = carry::read_catalog(&Database::control(&api.env)?).await?;
-        if !catalog.plans.contains_key(&plan) {
-            let fault = Fault {
-                detail: format!("there is no plan {plan}"),
-                pointer: "#/plan".into(),
-                code: Code::InvalidValue,
-            };
-            return Err(fault.into());
-        }
-        // The anchor stays: changing the plan does not begin a new usage period, or quotas could be had twice.
-        let row = own_row(&database, place.tenant_id).await?;
-        let anchor = row.subscription().ok().flatten().map_or(api.now, |held| held.anchor);
-        let subscription = tree(&Subscription { plan, version, anchor });
-        let edit = Edit {
-            action: "tenant.subscription",
-            subject: &id,
-            detail: subscription.clone(),
-            answer: subscription.clone(),
-            status: StatusCode::OK,
-            root: place.tenant_id,
-        };
-        alter(&api, &change, &place, &database, edit, |batch| {
-            batch.add(shard::GUARD_VERSION, &[(&id).into(), row.version.into()])?;
-            batch.add(shard::SET_SUBSCRIPTION, &[(&id).into(), (&subscription.to_string()).into()]).map(|_| ())
-        })
-        .await?;
-        Ok(api.json(StatusCode::OK, &subscription))
+    let (change, place, database) = match begin(&mut call).await? {
+        Ok(begun) => begun,
+        Err(response) => return Ok(response),
     };
-    respond(&api, result.await)
+    let (api, id) = (&call.api, call.param("id"));
+    let Asked { plan, version } = json::read(&change.body, super::CHANGE)?;
+    let (_, catalog) = carry::read_catalog(&Database::control(&api.env)?).await?;
+    if !catalog.plans.contains_key(&plan) {
+        let fault =
+            Fault { detail: format!("there is no plan {plan}"), pointer: "#/plan".into(), code: Code::InvalidValue };
+        return Err(fault.into());
+    }
+    // The anchor stays: changing the plan does not begin a new usage period, or quotas could be had twice.
+    let row = own_row(&database, place.tenant_id).await?;
+    let anchor = row.subscription().ok().flatten().map_or_else(|| whole_minute(api.now), |held| held.anchor);
+    let subscription = tree(&Subscription { plan, version, anchor });
+    let edit = Edit {
+        action: "tenant.subscription",
+        subject: &id,
+        detail: subscription.clone(),
+        answer: subscription.clone(),
+        status: StatusCode::OK,
+        root: place.tenant_id,
+    };
+    alter(api, &change, &place, &database, edit, &|batch| {
+        batch.add(shard::GUARD_VERSION, &[(&id).into(), row.version.into()])?;
+        batch.add(shard::SET_SUBSCRIPTION, &[(&id).into(), (&subscription.to_string()).into()]).map(|_| ())
+    })
+    .await?;
+    Ok(api.json(StatusCode::OK, &subscription))
 }
 
 async fn own_row(database: &Database, tenant: TenantId) -> Result<ChainRow, Failure> {
@@ -489,110 +458,73 @@ async fn own_row(database: &Database, tenant: TenantId) -> Result<ChainRow, Fail
 }
 
 /// Gives a tenant its own value for a feature, with an end or without.
-#[worker::send]
-pub(crate) async fn put_override(
-    State(api): State<Api>,
-    Path((id, name)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let result = async {
-        let begun = begin(&api, &headers, &format!("PUT /v1/admin/tenants/{id}/overrides/{name}"), &id, body).await?;
-        let (change, place, database) = match begun {
-            Ok(begun) => begun,
-            Err(response) => return Ok(response),
-        };
-        let set: Override = json::read(&change.body, super::CHANGE)?;
-        let feature: FeatureName = name.parse().map_err(|_| Failure::new(Code::NotFound))?;
-        let (_, catalog) = carry::read_catalog(&Database::control(&api.env)?).await?;
-        let definition = catalog
-            .features
-            .get(&feature)
-            .ok_or_else(|| Failure::new(Code::NotFound).because(format!("there is no feature {feature}")))?;
-        if !definition.kind.accepts(&set.value) {
-            let detail = format!("a {} feature cannot be {}", definition.kind.name(), set.value.as_json());
-            return Err(Fault { detail, pointer: "#/value".into(), code: Code::WrongType }.into());
-        }
-        let value = tree(&set);
-        edit(&api, change, place, database, "override.put", &name, value, |batch, id, value| {
-            batch.add(shard::PUT_FEATURE_OVERRIDE, &[id.into(), (&name).into(), value.into()]).map(|_| ())
-        })
-        .await
+pub(crate) async fn put_override(mut call: Call) -> Result<Response, Failure> {
+    let (change, place, database) = match begin(&mut call).await? {
+        Ok(begun) => begun,
+        Err(response) => return Ok(response),
     };
-    respond(&api, result.await)
+    let (api, name) = (&call.api, call.param("name"));
+    let set: Override = json::read(&change.body, super::CHANGE)?;
+    let feature: FeatureName = name.parse().map_err(|_| Failure::new(Code::NotFound))?;
+    let (_, catalog) = carry::read_catalog(&Database::control(&api.env)?).await?;
+    let definition = catalog
+        .features
+        .get(&feature)
+        .ok_or_else(|| Failure::new(Code::NotFound).because(format!("there is no feature {feature}")))?;
+    if !definition.kind.accepts(&set.value) {
+        let detail = format!("a {} feature cannot be {}", definition.kind.name(), set.value.as_json());
+        return Err(Fault { detail, pointer: "#/value".into(), code: Code::WrongType }.into());
+    }
+    let value = tree(&set);
+    edit(api, change, place, database, "override.put", &name, value, &|batch, id, value| {
+        batch.add(shard::PUT_FEATURE_OVERRIDE, &[id.into(), (&name).into(), value.into()]).map(|_| ())
+    })
+    .await
 }
 
 /// Takes a tenant's own value for a feature back.
-#[worker::send]
-pub(crate) async fn delete_override(
-    State(api): State<Api>,
-    Path((id, name)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let result = async {
-        let begun =
-            begin(&api, &headers, &format!("DELETE /v1/admin/tenants/{id}/overrides/{name}"), &id, body).await?;
-        let (change, place, database) = match begun {
-            Ok(begun) => begun,
-            Err(response) => return Ok(response),
-        };
-        edit(&api, change, place, database, "override.delete", &name, serde_json::Value::Null, |batch, id, _| {
-            batch.add(shard::DELETE_FEATURE_OVERRIDE, &[id.into(), (&name).into()]).map(|_| ())
-        })
-        .await
+pub(crate) async fn delete_override(mut call: Call) -> Result<Response, Failure> {
+    let (change, place, database) = match begin(&mut call).await? {
+        Ok(begun) => begun,
+        Err(response) => return Ok(response),
     };
-    respond(&api, result.await)
+    let (api, name) = (&call.api, call.param("name"));
+    edit(api, change, place, database, "override.delete", &name, serde_json::Value::Null, &|batch, id, _| {
+        batch.add(shard::DELETE_FEATURE_OVERRIDE, &[id.into(), (&name).into()]).map(|_| ())
+    })
+    .await
 }
 
 /// Gives a tenant its own value for a limit of its plan.
-#[worker::send]
-pub(crate) async fn put_limit(
-    State(api): State<Api>,
-    Path((id, name)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let result = async {
-        let begun = begin(&api, &headers, &format!("PUT /v1/admin/tenants/{id}/limits/{name}"), &id, body).await?;
-        let (change, place, database) = match begun {
-            Ok(begun) => begun,
-            Err(response) => return Ok(response),
-        };
-        let set: LimitOverride = json::read(&change.body, super::CHANGE)?;
-        let _: LimitName = name.parse().map_err(|_| Failure::new(Code::NotFound))?;
-        set.amount.check().map_err(|detail| {
-            Failure::from(Fault { detail: detail.to_owned(), pointer: "#/amount".into(), code: Code::InvalidValue })
-        })?;
-        let value = tree(&set);
-        edit(&api, change, place, database, "limit.put", &name, value, |batch, id, value| {
-            batch.add(shard::PUT_LIMIT_OVERRIDE, &[id.into(), (&name).into(), value.into()]).map(|_| ())
-        })
-        .await
+pub(crate) async fn put_limit(mut call: Call) -> Result<Response, Failure> {
+    let (change, place, database) = match begin(&mut call).await? {
+        Ok(begun) => begun,
+        Err(response) => return Ok(response),
     };
-    respond(&api, result.await)
+    let (api, name) = (&call.api, call.param("name"));
+    let set: LimitOverride = json::read(&change.body, super::CHANGE)?;
+    let _: LimitName = name.parse().map_err(|_| Failure::new(Code::NotFound))?;
+    set.amount.check().map_err(|detail| {
+        Failure::from(Fault { detail: detail.to_owned(), pointer: "#/amount".into(), code: Code::InvalidValue })
+    })?;
+    let value = tree(&set);
+    edit(api, change, place, database, "limit.put", &name, value, &|batch, id, value| {
+        batch.add(shard::PUT_LIMIT_OVERRIDE, &[id.into(), (&name).into(), value.into()]).map(|_| ())
+    })
+    .await
 }
 
 /// Takes a tenant's own value for a limit back.
-#[worker::send]
-pub(crate) async fn delete_limit(
-    State(api): State<Api>,
-    Path((id, name)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let result = async {
-        let begun = begin(&api, &headers, &format!("DELETE /v1/admin/tenants/{id}/limits/{name}"), &id, body).await?;
-        let (change, place, database) = match begun {
-            Ok(begun) => begun,
-            Err(response) => return Ok(response),
-        };
-        edit(&api, change, place, database, "limit.delete", &name, serde_json::Value::Null, |batch, id, _| {
-            batch.add(shard::DELETE_LIMIT_OVERRIDE, &[id.into(), (&name).into()]).map(|_| ())
-        })
-        .await
+pub(crate) async fn delete_limit(mut call: Call) -> Result<Response, Failure> {
+    let (change, place, database) = match begin(&mut call).await? {
+        Ok(begun) => begun,
+        Err(response) => return Ok(response),
     };
-    respond(&api, result.await)
+    let (api, name) = (&call.api, call.param("name"));
+    edit(api, change, place, database, "limit.delete", &name, serde_json::Value::Null, &|batch, id, _| {
+        batch.add(shard::DELETE_LIMIT_OVERRIDE, &[id.into(), (&name).into()]).map(|_| ())
+    })
+    .await
 }
 
 /// A change of one named thing of a tenant.
@@ -605,7 +537,7 @@ async fn edit(
     action: &'static str,
     name: &str,
     value: serde_json::Value,
-    write: impl FnOnce(&mut Batch<'_>, &str, &str) -> Result<(), Abort>,
+    write: &dyn Fn(&mut Batch<'_>, &str, &str) -> Result<(), Abort>,
 ) -> Result<Response, Failure> {
     let answer = serde_json::json!({ "name": name, "definition": value });
     let text = value.to_string();
@@ -618,53 +550,34 @@ async fn edit(
         status: StatusCode::OK,
         root: place.tenant_id,
     };
-    alter(api, &change, &place, &database, edit, |batch| write(batch, &id, &text)).await?;
+    alter(api, &change, &place, &database, edit, &|batch| write(batch, &id, &text)).await?;
     Ok(api.json(StatusCode::OK, &answer))
 }
 
 /// Says how a tenant stands to a limit of its ancestors: share, cap or carve.
-#[worker::send]
-pub(crate) async fn put_relation(
-    State(api): State<Api>,
-    Path((id, name)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let result = async {
-        let begun = begin(&api, &headers, &format!("PUT /v1/admin/tenants/{id}/relations/{name}"), &id, body).await?;
-        let (change, place, database) = match begun {
-            Ok(begun) => begun,
-            Err(response) => return Ok(response),
-        };
-        let relation: Relation = json::read(&change.body, super::CHANGE)?;
-        if let Relation::Cap(amount) | Relation::Carve(amount) = relation {
-            amount.check().map_err(|detail| {
-                Failure::from(Fault { detail: detail.to_owned(), pointer: "#".into(), code: Code::InvalidValue })
-            })?;
-        }
-        relate(&api, &change, &place, &database, &name, Some(relation)).await
+pub(crate) async fn put_relation(mut call: Call) -> Result<Response, Failure> {
+    let (change, place, database) = match begin(&mut call).await? {
+        Ok(begun) => begun,
+        Err(response) => return Ok(response),
     };
-    respond(&api, result.await)
+    let (api, name) = (&call.api, call.param("name"));
+    let relation: Relation = json::read(&change.body, super::CHANGE)?;
+    if let Relation::Cap(amount) | Relation::Carve(amount) = relation {
+        amount.check().map_err(|detail| {
+            Failure::from(Fault { detail: detail.to_owned(), pointer: "#".into(), code: Code::InvalidValue })
+        })?;
+    }
+    relate(api, &change, &place, &database, &name, Some(relation)).await
 }
 
 /// A tenant shares a limit of its ancestors again.
-#[worker::send]
-pub(crate) async fn delete_relation(
-    State(api): State<Api>,
-    Path((id, name)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let result = async {
-        let begun =
-            begin(&api, &headers, &format!("DELETE /v1/admin/tenants/{id}/relations/{name}"), &id, body).await?;
-        let (change, place, database) = match begun {
-            Ok(begun) => begun,
-            Err(response) => return Ok(response),
-        };
-        relate(&api, &change, &place, &database, &name, None).await
+pub(crate) async fn delete_relation(mut call: Call) -> Result<Response, Failure> {
+    let (change, place, database) = match begin(&mut call).await? {
+        Ok(begun) => begun,
+        Err(response) => return Ok(response),
     };
-    respond(&api, result.await)
+    let (api, name) = (&call.api, call.param("name"));
+    relate(api, &change, &place, &database, &name, None).await
 }
 
 async fn relate(
@@ -696,7 +609,7 @@ async fn relate(
         root: parent,
     };
     let id = place.tenant_id.to_string();
-    alter(api, change, place, database, edit, |batch| {
+    alter(api, change, place, database, edit, &|batch| {
         batch.add(shard::GUARD_VERSION, &[(&id).into(), row.version.into()])?;
         batch.add(shard::SET_RELATIONS, &[(&id).into(), (&tree(&relations).to_string()).into()]).map(|_| ())
     })
@@ -705,13 +618,7 @@ async fn relate(
 }
 
 /// Makes an API key. Its text is in this answer and nowhere else, also not when the same request is sent again.
-#[worker::send]
-pub(crate) async fn create_key(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+pub(crate) async fn create_key(mut call: Call) -> Result<Response, Failure> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Asked {
@@ -723,37 +630,33 @@ pub(crate) async fn create_key(
         #[serde(default)]
         until: Option<UnixMillis>,
     }
-    let result = async {
-        let begun = begin(&api, &headers, &format!("POST /v1/admin/tenants/{id}/keys"), &id, body).await?;
-        let (change, place, database) = match begun {
-            Ok(begun) => begun,
-            Err(response) => return Ok(response),
-        };
-        let asked: Asked = json::read(&change.body, super::CHANGE)?;
-        let minted = Minted::new(&api, place.tenant_id, asked.mode);
-        let answer = serde_json::json!({
-            "id": minted.id, "name": asked.name, "mode": asked.mode, "scopes": asked.scopes, "until": asked.until,
-        });
-        let edit = Edit {
-            action: "key.create",
-            subject: &minted.id.to_string(),
-            detail: answer.clone(),
-            answer: answer.clone(),
-            status: StatusCode::CREATED,
-            root: place.tenant_id,
-        };
-        alter(&api, &change, &place, &database, edit, |batch| {
-            minted.add(&api, batch, &asked.name, &asked.scopes, asked.until)
-        })
-        .await?;
-        Ok(api.json(StatusCode::CREATED, &with_key(answer, minted.text)))
+    let (change, place, database) = match begin(&mut call).await? {
+        Ok(begun) => begun,
+        Err(response) => return Ok(response),
     };
-    respond(&api, result.await)
+    let api = &call.api;
+    let asked: Asked = json::read(&change.body, super::CHANGE)?;
+    let minted = Minted::new(api, place.tenant_id, asked.mode);
+    let answer = serde_json::json!({
+        "id": minted.id, "name": asked.name, "mode": asked.mode, "scopes": asked.scopes, "until": asked.until,
+    });
+    let edit = Edit {
+        action: "key.create",
+        subject: &minted.id.to_string(),
+        detail: answer.clone(),
+        answer: answer.clone(),
+        status: StatusCode::CREATED,
+        root: place.tenant_id,
+    };
+    alter(api, &change, &place, &database, edit, &|batch| {
+        minted.add(api, batch, &asked.name, &asked.scopes, asked.until)
+    })
+    .await?;
+    Ok(api.json(StatusCode::CREATED, &with_key(answer, minted.text)))
 }
 
 /// A tenant's API keys, without their secrets.
-#[worker::send]
-pub(crate) async fn keys(State(api): State<Api>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+pub(crate) async fn keys(call: Call) -> Result<Response, Failure> {
     #[derive(Serialize, Deserialize)]
     struct Row {
         #[serde(rename(serialize = "id"))]
@@ -766,73 +669,51 @@ pub(crate) async fn keys(State(api): State<Api>, Path(id): Path<String>, headers
         revoked_ms: Option<u64>,
         created_ms: u64,
     }
-    let result = async {
-        operator(&api, &headers).await?;
-        let place = placed(&api, &id).await?;
-        let database = Database::shard(&api.env, &place.shard)?;
-        let data: Vec<Row> = database.rows(shard::KEYS, &[(&id).into()]).await?;
-        Ok(api.json(StatusCode::OK, &Page { data, has_more: false, next_cursor: None }))
-    };
-    respond(&api, result.await)
+    operator(&call).await?;
+    let (api, id) = (&call.api, call.param("id"));
+    let place = placed(api, &id).await?;
+    let database = Database::shard(&api.env, &place.shard)?;
+    let data: Vec<Row> = database.rows(shard::KEYS, &[(&id).into()]).await?;
+    Ok(api.json(StatusCode::OK, &Page { data, has_more: false, next_cursor: None }))
 }
 
 /// Takes an API key back.
-#[worker::send]
-pub(crate) async fn revoke_key(
-    State(api): State<Api>,
-    Path((id, key)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let result = async {
-        let begun = begin(&api, &headers, &format!("DELETE /v1/admin/tenants/{id}/keys/{key}"), &id, body).await?;
-        let (change, place, database) = match begun {
-            Ok(begun) => begun,
-            Err(response) => return Ok(response),
-        };
-        let _: KeyId = key.parse().map_err(|_| Failure::new(Code::NotFound))?;
-        let now = api.now.0;
-        edit(&api, change, place, database, "key.revoke", &key, serde_json::Value::Null, |batch, id, _| {
-            batch.add(shard::GUARD_KEY, &[id.into(), (&key).into()])?;
-            batch.add(shard::REVOKE_KEY, &[id.into(), (&key).into(), now.into()]).map(|_| ())
-        })
-        .await
+pub(crate) async fn revoke_key(mut call: Call) -> Result<Response, Failure> {
+    let (change, place, database) = match begin(&mut call).await? {
+        Ok(begun) => begun,
+        Err(response) => return Ok(response),
     };
-    respond(&api, result.await)
+    let (api, key) = (&call.api, call.param("key"));
+    let _: KeyId = key.parse().map_err(|_| Failure::new(Code::NotFound))?;
+    let now = api.now.0;
+    edit(api, change, place, database, "key.revoke", &key, serde_json::Value::Null, &|batch, id, _| {
+        batch.add(shard::GUARD_KEY, &[id.into(), (&key).into()])?;
+        batch.add(shard::REVOKE_KEY, &[id.into(), (&key).into(), now.into()]).map(|_| ())
+    })
+    .await
 }
 
 /// What a tenant has used, and what of it is still on its way to the ledger.
-#[worker::send]
-pub(crate) async fn usage(State(api): State<Api>, Path(id): Path<String>, headers: HeaderMap) -> Response {
-    let result = async {
-        operator(&api, &headers).await?;
-        let place = placed(&api, &id).await?;
-        let usage = read_usage(&api, place.tenant_id, &place.shard, UnixMillis(0)).await?;
-        Ok(api.json(StatusCode::OK, &usage))
-    };
-    respond(&api, result.await)
+pub(crate) async fn usage(call: Call) -> Result<Response, Failure> {
+    operator(&call).await?;
+    let (api, id) = (&call.api, call.param("id"));
+    let place = placed(api, &id).await?;
+    let usage = read_usage(api, place.tenant_id, &place.shard, UnixMillis(0)).await?;
+    Ok(api.json(StatusCode::OK, &usage))
 }
 
 /// A tenant's audit records, newest first, with their places in the chain.
-#[worker::send]
-pub(crate) async fn audit(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    Query(cursor): Query<Cursor>,
-    headers: HeaderMap,
-) -> Response {
-    let result = async {
-        operator(&api, &headers).await?;
-        let place = placed(&api, &id).await?;
-        let database = Database::shard(&api.env, &place.shard)?;
-        let limit = cursor.limit();
-        let before = cursor.cursor.unwrap_or_else(|| "req_~".to_owned());
-        let params = [(&id).into(), (&before).into(), (limit + 1).into()];
-        let mut data: Vec<Audited> = database.rows(shard::AUDIT, &params).await?;
-        let has_more = data.len() as u64 > limit;
-        data.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let next_cursor = data.last().filter(|_| has_more).map(|record| record.id.clone());
-        Ok(api.json(StatusCode::OK, &Page { data, has_more, next_cursor }))
-    };
-    respond(&api, result.await)
+pub(crate) async fn audit(call: Call) -> Result<Response, Failure> {
+    operator(&call).await?;
+    let (api, id) = (&call.api, call.param("id"));
+    let (cursor, limit) = call.page()?;
+    let place = placed(api, &id).await?;
+    let database = Database::shard(&api.env, &place.shard)?;
+    let before = cursor.unwrap_or("req_~");
+    let params = [(&id).into(), before.into(), (limit + 1).into()];
+    let mut data: Vec<Audited> = database.rows(shard::AUDIT, &params).await?;
+    let has_more = data.len() as u64 > limit;
+    data.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let next_cursor = data.last().filter(|_| has_more).map(|record| record.id.clone());
+    Ok(api.json(StatusCode::OK, &Page { data, has_more, next_cursor }))
 }

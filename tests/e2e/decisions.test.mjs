@@ -1,0 +1,236 @@
+// Issue 2, show 2: what is decided about a feature, from which source, and how a change of it arrives (G-6, G-12, G-13).
+//
+// A gate that nobody asked yet reads every document anew, so it shows a change at once. A warm one keeps the catalog for 30 s and
+// a tenant for 5 minutes, unless a limiter's answer tells it of a newer document; those bounds are measured where time is given.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { figures, size, until } from "./harness.mjs";
+import { ask, counter, each, payload, sleep, told, world } from "./world.mjs";
+
+const counted = counter("DOCUMENTS", "TENANT");
+const { local, op, tenant, cold } = await world({
+  gates: 10,
+  watch: counted.watch,
+  origins: {
+    default: { target: { service: "ECHO" }, unmatched: "deny", routes: [
+      { method: "GET", path: "/v1/reports", feature: "reports", meter: "calls" },
+      { method: "GET", path: "/v1/analytics", feature: "analytics" },
+      { method: "GET", path: "/v1/watched", feature: "analytics", meter: "calls", mode: "observe" },
+    ] },
+    open: { target: { service: "ECHO" }, hosts: ["open.example.com"], unmatched: "allow", routes: [
+      { method: "GET", path: "/v1/analytics", feature: "analytics" },
+    ] },
+  },
+});
+const warm = local.url;
+
+const get = (base, path, key, more = {}) => ask(base, `/gate${path}`, { key, ...more });
+const settled = () => until("KV holds what was made", async () => {
+  const before = counted.calls("DOCUMENTS", "put").length;
+  await sleep(400);
+  return counted.calls("DOCUMENTS", "put").length === before;
+});
+
+test("a feature that the plan leaves off is refused with 403 and everything a client needs to go on", async () => {
+  const { id, api_key } = await tenant("free");
+  const answer = await get(warm, "/v1/analytics", api_key);
+  const { snapshot, request_id, ...rest } = answer.json;
+  assert.equal(answer.status, 403);
+  assert.equal(answer.headers["content-type"], "application/problem+json");
+  assert.equal(answer.headers["cache-control"], "no-store");
+  assert.deepEqual(rest, {
+    type: `${local.url}/problems/feature_not_available`, title: "Feature not available", status: 403, code: "feature_not_available",
+    error: "Feature not available", feature: "analytics", current_plan: "Free", upgrade_url: "/pricing", source: "plan", tenant: id, tier: "isolate",
+  });
+  assert.ok(Number.isInteger(snapshot.serial) && snapshot.serial > 0 && Number.isInteger(snapshot.age_ms), JSON.stringify(snapshot));
+  assert.match(request_id, /^req_/);
+  assert.deepEqual(told(answer), { serial: String(snapshot.serial), age: String(snapshot.age_ms), tier: "isolate", id: request_id });
+  const page = await fetch(answer.json.type);
+  assert.equal(page.status, 200);
+  assert.match(await page.text(), /feature_not_available/);
+});
+
+test("an override with an end lets it in, and past its end not, with no write between", async () => {
+  const { id, api_key } = await tenant("free");
+  const end = Date.now() + 4000;
+  await op("PUT", `/tenants/${id}/overrides/analytics`, { value: true, until: end, reason: "trial" });
+  await settled();
+  const gate = cold();
+  assert.equal((await get(gate, "/v1/analytics", api_key)).status, 200);
+  assert.equal((await ask(gate, "/v1/features/analytics", { key: api_key })).json.source, "override");
+  counted.forget();
+  // One isolate asked warm, up to the end and over it: the answer changes at the instant itself.
+  const seen = [];
+  while (Date.now() < end + 300) {
+    const sent = Date.now();
+    seen.push({ sent, got: 0, status: (await get(gate, "/v1/analytics", api_key)).status });
+    seen.at(-1).got = Date.now();
+    await sleep(20);
+  }
+  for (const { sent, got, status } of seen) {
+    if (got < end - 5) assert.equal(status, 200, `${end - got} ms before the end`);
+    if (sent > end + 5) assert.equal(status, 403, `${sent - end} ms past the end`);
+  }
+  assert.ok(seen.some(({ status }) => status === 200) && seen.some(({ status }) => status === 403));
+  assert.equal((await ask(gate, "/v1/features/analytics", { key: api_key })).json.source, "plan");
+  assert.deepEqual(counted.calls("DOCUMENTS", "put", "delete"), [], "nothing was written");
+  figures({ override_answers: seen.length });
+});
+
+test("an explicit false of a tenant's own is honoured over its plan's true", async () => {
+  const { id, api_key } = await tenant("pro");
+  await op("PUT", `/tenants/${id}/overrides/analytics`, { value: false });
+  const refused = await get(warm, "/v1/analytics", api_key);
+  assert.deepEqual([refused.status, refused.json.source], [403, "override"]);
+});
+
+test("a kill switch beats plan and override, and lifted, they speak again", async () => {
+  const { id, api_key } = await tenant("pro");
+  await op("PUT", `/tenants/${id}/overrides/analytics`, { value: true });
+  assert.equal((await get(warm, "/v1/analytics", api_key)).status, 200);
+  await op("PUT", "/kill-switches/analytics", { reason: "an incident" });
+  const thrown = Date.now();
+  await settled();
+  const killed = await get(cold(), "/v1/analytics", api_key);
+  assert.deepEqual([killed.status, killed.json.code, killed.json.source], [503, "feature_killed", "kill_switch"]);
+  if (size(true, false)) {
+    // How it arrives where the catalog is warm: soft TTL (30 s), then one request that is still answered from the old one.
+    const arrived = await until("the kill switch arrives at a warm gate", async () => (await get(warm, "/v1/analytics", api_key)).status === 503 && Date.now(), 40_000);
+    assert.ok(arrived - thrown < 35_000, `${arrived - thrown} ms`);
+    figures({ kill_switch_arrives_warm_ms: arrived - thrown });
+  }
+  await op("DELETE", "/kill-switches/analytics", undefined);
+  await settled();
+  assert.equal((await get(cold(), "/v1/analytics", api_key)).status, 200);
+});
+
+test("a plan edit reaches every tenant of the plan by exactly two KV writes", async () => {
+  const many = size(1000, 60);
+  await op("POST", "/plans/team/versions", { title: "Team", features: { analytics: false } });
+  const tenants = [];
+  await each(many, 16, async () => tenants.push(await tenant("team")));
+  await settled();
+  counted.forget();
+  const { serial } = await op("POST", "/plans/team/versions", { title: "Team", features: { analytics: true } });
+  await until("KV shows the new catalog", async () => payload(await (await local.documents()).get("catalog")).serial === serial);
+  await settled();
+  assert.deepEqual(counted.calls("DOCUMENTS", "put", "delete").map(({ method, detail }) => `${method} ${detail}`), ["put plan/team/2", "put catalog"]);
+  const gate = cold();
+  const answers = {};
+  await each(many, 16, async (at) => {
+    const { status, json } = await get(gate, "/v1/analytics", tenants[at].api_key);
+    const answer = `${status} ${json.code ?? json.origin}`;
+    answers[answer] = (answers[answer] ?? 0) + 1;
+  });
+  assert.deepEqual(answers, { "200 echo": many });
+  assert.equal(counted.calls("DOCUMENTS", "put", "delete").length, 2, "and none since");
+  figures({ plan_edit_tenants: many, plan_edit_kv_writes: 2 });
+});
+
+test("a route that only observes lets pass, says what it would have done, and records it", async () => {
+  const { id, api_key } = await tenant("free");
+  const gate = local.url;
+  for (let times = 0; times < 3; times += 1) {
+    const passed = await get(gate, "/v1/watched", api_key);
+    assert.deepEqual([passed.status, passed.json.origin, told(passed).observed], [200, "echo", "feature_not_available"]);
+  }
+  assert.equal(told(await get(gate, "/v1/reports", api_key)).observed, undefined);
+  const usage = await until("the use of reports alone is in the ledger", async () => {
+    const { totals } = await op("GET", `/tenants/${id}/usage`);
+    return totals.some(({ meter }) => meter === "calls") && totals;
+  }, 15_000);
+  assert.deepEqual(usage.map(({ meter, mode, quantity }) => [meter, mode, quantity]), [["calls", "live", 1]], "what only passed for being observed is not billed");
+});
+
+test("what no rule names is refused under default deny and passes under default allow, but never without a key", async () => {
+  const { api_key } = await tenant("free");
+  const denied = await get(warm, "/v1/unheard-of", api_key);
+  assert.deepEqual([denied.status, denied.json.code], [403, "route_denied"]);
+  const open = { host: "open.example.com", key: api_key };
+  const gate = cold();
+  const allowed = await ask(gate, "/v1/unheard-of", open);
+  assert.deepEqual([allowed.status, allowed.json.url], [200, "https://origin/v1/unheard-of"]);
+  assert.equal((await ask(gate, "/v1/analytics", open)).status, 403);
+  assert.equal((await ask(gate, "/v1/unheard-of", { host: "open.example.com" })).json.code, "key_missing");
+});
+
+test("a new tenant, and a new key of a tenant that is in memory, work at once", async () => {
+  for (let times = 0; times < 5; times += 1) {
+    const { id, api_key } = await tenant("free");
+    assert.equal((await get(warm, "/v1/reports", api_key)).status, 200, "a new tenant, at once");
+    const second = await op("POST", `/tenants/${id}/keys`, { name: "second" });
+    assert.equal((await get(warm, "/v1/reports", second.api_key)).status, 200, "a new key, at once");
+  }
+});
+
+test("a revoked key is refused at once by a cold gate, and by a warm one within a lease", async () => {
+  const { id, api_key } = await tenant("free");
+  const other = await op("POST", `/tenants/${id}/keys`, { name: "to be revoked" });
+  assert.equal((await get(warm, "/v1/reports", other.api_key)).status, 200);
+  await op("DELETE", `/tenants/${id}/keys/${other.id}`, undefined);
+  const revoked = Date.now();
+  const refused = await get(cold(), "/v1/reports", other.api_key);
+  assert.deepEqual([refused.status, refused.json.code], [401, "key_revoked"]);
+  await until("a warm gate refuses it", async () => {
+    const { status, json } = await get(warm, "/v1/reports", other.api_key);
+    await sleep(50);
+    return status === 401 && json.code === "key_revoked";
+  }, 12_000);
+  figures({ revocation_arrives_warm_ms: Date.now() - revoked });
+  assert.equal((await get(warm, "/v1/reports", api_key)).status, 200, "the tenant's other key still works");
+});
+
+test("a suspended tenant is refused whatever its key, and its teams with it", async () => {
+  const parent = await tenant("pro");
+  const team = await op("POST", "/tenants", { slug: `team-${Date.now()}`, name: "Team", parent: parent.id });
+  await op("PUT", `/tenants/${parent.id}/status`, { status: "suspended" });
+  await settled();
+  const gate = cold();
+  for (const { api_key } of [parent, team]) {
+    const refused = await get(gate, "/v1/reports", api_key);
+    assert.deepEqual([refused.status, refused.json.code], [403, "tenant_suspended"]);
+  }
+});
+
+test("a key with an end is refused from that instant", async () => {
+  const { id } = await tenant("free");
+  const end = Date.now() + 1500;
+  const { api_key } = await op("POST", `/tenants/${id}/keys`, { name: "short", until: end });
+  assert.equal((await get(warm, "/v1/reports", api_key)).status, 200);
+  await sleep(end - Date.now() + 5);
+  const refused = await get(warm, "/v1/reports", api_key);
+  assert.deepEqual([refused.status, refused.json.code], [401, "key_expired"]);
+});
+
+test("a wrong, a missing and a second, different key are refused each with its own code", async () => {
+  const [one, other] = [await tenant("free"), await tenant("free")];
+  const code = async (headers) => {
+    const { status, json } = await ask(warm, "/gate/v1/reports", { headers });
+    return `${status} ${json.code ?? json.origin}`;
+  };
+  const wrong = one.api_key.slice(0, -1) + (one.api_key.endsWith("A") ? "B" : "A");
+  assert.equal(await code({}), "401 key_missing");
+  assert.equal(await code({ "X-API-Key": wrong }), "401 key_invalid");
+  assert.equal(await code({ "X-API-Key": "secret" }), "401 key_invalid");
+  assert.equal(await code({ Authorization: `Bearer ${one.api_key}` }), "200 echo");
+  assert.equal(await code({ Authorization: `bearer ${one.api_key}` }), "200 echo");
+  assert.equal(await code({ "X-API-Key": one.api_key, Authorization: `Bearer ${one.api_key}` }), "200 echo");
+  assert.equal(await code({ "X-API-Key": one.api_key, Authorization: `Bearer ${other.api_key}` }), "400 key_conflict");
+  assert.equal(await code({ "X-API-Key": [one.api_key, other.api_key] }), "401 key_invalid", "two in one header are one that is no key");
+  assert.equal(await code({ "X-API-Key": one.api_key, Authorization: "Bearer of-the-origins-own" }), "200 echo");
+});
+
+test("a test key passes the same checks and is metered apart", async () => {
+  const { id, api_key } = await tenant("free");
+  const trial = await op("POST", `/tenants/${id}/keys`, { name: "trial", mode: "test" });
+  assert.match(trial.api_key, /^tg_test_/);
+  assert.equal((await get(warm, "/v1/analytics", trial.api_key)).status, 403);
+  for (let times = 0; times < 2; times += 1) assert.equal((await get(warm, "/v1/reports", trial.api_key)).status, 200);
+  assert.equal((await get(warm, "/v1/reports", api_key)).status, 200);
+  const totals = await until("both are in the ledger", async () => {
+    const { totals } = await op("GET", `/tenants/${id}/usage`);
+    return totals.reduce((sum, { quantity }) => sum + quantity, 0) === 3 && totals;
+  }, 15_000);
+  assert.deepEqual(totals.map(({ meter, mode, quantity }) => [meter, mode, quantity]), [["calls", "live", 1], ["calls", "test", 2]]);
+});

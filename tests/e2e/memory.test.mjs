@@ -1,0 +1,79 @@
+// Show 12: how many tenants one isolate holds at once, what they weigh, and what starting costs.
+
+import assert from "node:assert/strict";
+import fs from "node:fs";
+import { performance } from "node:perf_hooks";
+import test from "node:test";
+import { figures, size, worker } from "./harness.mjs";
+import { Connection } from "./load.mjs";
+import { leased, meters, published, rate } from "./metered.mjs";
+
+const TENANTS = size(10_000, 500);
+const MOST_BYTES = 64 * 2 ** 20;
+const AT_ONCE = 16;
+
+const rss = (pid) => Number(/VmRSS:\s+(\d+)/.exec(fs.readFileSync(`/proc/${pid}/status`, "utf8"))[1]) * 1024;
+/** User and system time of a process, in ms: clock ticks are 10 ms. */
+const cpuMs = (pid) => {
+  const fields = fs.readFileSync(`/proc/${pid}/stat`, "utf8").replace(/^.*\) /s, "").split(" ");
+  return (Number(fields[11]) + Number(fields[12])) * 10;
+};
+const health = async (url) => (await fetch(`${url}/healthz`)).json();
+
+async function inTurn(count, work) {
+  let next = 0;
+  await Promise.all(Array.from({ length: AT_ONCE }, async () => {
+    while (next < count) await work(next++);
+  }));
+}
+
+test(`${TENANTS} tenants are resident in one isolate at once, none evicted, in at most 64 MB per 10,000`, { skip: !fs.existsSync("/proc/self/stat") && "needs /proc" }, async () => {
+  // The second gate is the isolate that is weighed: it only decides. The first one makes the tenants.
+  const local = await worker({ gates: 2 });
+  const made = await meters(local);
+  await made.plan("plan", leased(rate(100, 200)));
+  await published(local);
+  const keys = [];
+  await inTurn(TENANTS, async (at) => {
+    keys[at] = (await made.tenant(`t${at}`, "plan")).api_key;
+  });
+  // An orderly restart: what making them cost is not what keeping them costs. Peeks ask no limiter, so no object wakes.
+  await local.restart();
+  const [, gate] = local.gates;
+  await health(gate);
+  const connections = Array.from({ length: AT_ONCE }, () => new Connection(gate));
+  const free = [...connections];
+  const ask = async (key) => {
+    const connection = free.pop();
+    const answer = await connection.send("/v1/features", key);
+    free.push(connection);
+    assert.equal(answer.status, 200, answer.body);
+  };
+  for (let at = 0; at < 200; at += 1) await ask(keys[0]);
+  const before = rss(local.pid);
+  await inTurn(TENANTS, (at) => ask(keys[at]));
+  const grown = rss(local.pid) - before;
+  const held = await health(gate);
+  const misses = held.misses;
+  await inTurn(TENANTS, (at) => ask(keys[at]));
+  const after = await health(gate);
+  for (const connection of connections) connection.close();
+  const per = (bytes) => Math.round((bytes / TENANTS) * 10_000 / 2 ** 20 * 10) / 10;
+  figures({ "memory: tenants resident": held.tenants, "memory: MB of resident memory per 10,000": per(grown), "memory: MB per 10,000 as the isolate counts": per(held.bytes) });
+  assert.equal(after.tenants, TENANTS);
+  assert.equal(after.misses, misses, "one was evicted and read again");
+  // Small runs carry the garbage of a few requests on too few tenants.
+  assert.ok(grown * (10_000 / TENANTS) <= size(1, 4) * MOST_BYTES, `${per(grown)} MB per 10,000 tenants`);
+});
+
+test("Starting costs what is printed here", { skip: !fs.existsSync("/proc/self/stat") && "needs /proc" }, async () => {
+  const local = await worker();
+  const before = cpuMs(local.pid);
+  const began = performance.now();
+  const said = await health(local.url);
+  const first = performance.now() - began;
+  const cpu = cpuMs(local.pid) - before;
+  assert.equal(said.status, "ok");
+  figures({ "start-up: ms to the first /healthz in a fresh isolate": Math.round(first), "start-up: CPU ms of the process for it, in steps of 10": cpu });
+  assert.ok(cpu <= 2_000, `${cpu} ms`);
+});

@@ -1,0 +1,86 @@
+// Show 7: what others' outages do to requests. A binding refuses; the Worker's bytes are the deployed ones.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import { figures, size, worker } from "./harness.mjs";
+import { load, sleep, statuses } from "./load.mjs";
+import { PLENTY, disagreement, drained, exact, leased, ledger, meters, published, rate, sum } from "./metered.mjs";
+
+/** What is out just now, by binding. */
+const out = new Set();
+const refused = {};
+const refuse = (binding) => ({ phase, method }) => {
+  if (phase !== "before" || !out.has(binding)) return undefined;
+  refused[binding] = (refused[binding] ?? 0) + 1;
+  return `${binding} is out (${method})`;
+};
+const BINDINGS = ["SHARD_GLOBAL_1", "DOCUMENTS", "TENANT"];
+const local = await worker({ gates: 2, watch: Object.fromEntries(BINDINGS.map((binding) => [binding, refuse(binding)])) });
+const made = await meters(local);
+await made.plan("all", { ...leased(PLENTY), ...exact(PLENTY) });
+await made.plan("few", leased(rate(10, 200)));
+await published(local);
+
+test("D1 refuses for longer than the platform repeats an alarm: no request fails for it, and afterwards the ledger holds everything, once", async () => {
+  const outage = size(170_000, 8_000);
+  const { api_key: key, id } = await made.tenant("d1", "all");
+  const request = (n) => (n % 2 ? { path: "/gate/api/leased", key } : { path: "/gate/api/exact", key, method: "POST" });
+  const asking = { gates: local.gates, clients: 8, perSecond: 40, request };
+  const before = await load({ ...asking, ms: 1_500 });
+  out.add("SHARD_GLOBAL_1");
+  const during = await load({ ...asking, ms: outage });
+  const held = (await ledger(local, id)).entries.length;
+  out.delete("SHARD_GLOBAL_1");
+  const after = await load({ ...asking, ms: 1_000 });
+  const answers = [...before, ...during, ...after];
+  await sleep(6_000);
+  const began = Date.now();
+  const said = await drained(local, key, 130_000);
+  const books = await ledger(local, id);
+  const used = (path) => answers.filter((each) => each.path === path && each.status === 200).length;
+  const recorded = (meter) => sum(books.entries.filter((entry) => entry.meter === meter));
+  figures({ "outage: D1": { seconds: outage / 1000, requests: statuses(answers), calls_refused: refused.SHARD_GLOBAL_1, entries_during: held, entries: books.entries.length, drained_after_s: Math.round((Date.now() - began) / 1000) + 6 } });
+  assert.ok(refused.SHARD_GLOBAL_1 >= 2, "it was tried");
+  // On a busy machine a limiter may answer too late for its request; the use is recorded all the same.
+  const late = answers.filter(({ status, body }) => status === 503 && body.includes('"code":"limiter_unavailable"'));
+  assert.deepEqual(answers.filter((answer) => answer.status !== 200 && !late.includes(answer)).slice(0, 1), []);
+  assert.ok(late.length <= answers.length * size(0.001, 0.05), `${late.length} of ${answers.length} failed`);
+  assert.ok(recorded("exact_calls") >= used("/gate/api/exact") && recorded("exact_calls") <= used("/gate/api/exact") + late.length);
+  assert.equal(recorded("leased_calls"), used("/gate/api/leased"));
+  assert.deepEqual(disagreement(books), []);
+  assert.equal(said.pending, 0);
+});
+
+test("KV refuses: tenants that an isolate knows go on, and one that it does not know is answered by its owner", async () => {
+  const { api_key: key } = await made.tenant("kv", "all");
+  const first = await load({ gates: local.gates, clients: 4, perSecond: 20, ms: 500, request: () => ({ path: "/gate/api/leased", key }) });
+  const stranger = await made.tenant("kv-stranger", "all");
+  out.add("DOCUMENTS");
+  const known = await load({ gates: local.gates, clients: 4, perSecond: 50, ms: size(20_000, 2_000), request: () => ({ path: "/gate/api/leased", key }) });
+  const unknown = await load({ gates: local.gates, clients: 2, perSecond: 10, ms: 500, request: () => ({ path: "/gate/api/leased", key: stranger.api_key }) });
+  out.delete("DOCUMENTS");
+  figures({ "outage: KV": { known: statuses(known), unknown: statuses(unknown), calls_refused: refused.DOCUMENTS } });
+  assert.deepEqual(Object.keys(statuses(first)), ["200"]);
+  assert.deepEqual(Object.keys(statuses(known)), ["200"]);
+  assert.deepEqual(Object.keys(statuses(unknown)), ["200"]);
+  assert.ok(refused.DOCUMENTS >= 1, "KV was asked");
+});
+
+test("The limiter cannot be reached: live leases are spent, then a route fails as it says, closed or open", async () => {
+  const { api_key: key } = await made.tenant("limiter", "few");
+  const ask = (path, ms) => load({ gates: local.gates.slice(0, 1), clients: 2, perSecond: 20, ms, request: () => ({ path, key }) });
+  await ask("/gate/api/leased", 2_000);
+  out.add("TENANT");
+  const closed = await ask("/gate/api/leased", 7_000);
+  const open = await ask("/gate/api/open", 1_000);
+  out.delete("TENANT");
+  const again = await ask("/gate/api/leased", 1_000);
+  const byLease = closed.filter(({ head }) => head.includes("tier=lease"));
+  const denied = closed.filter(({ status }) => status !== 200);
+  figures({ "outage: limiter": { closed: statuses(closed), spent_from_leases: byLease.length, open: statuses(open), afterwards: statuses(again) } });
+  assert.ok(byLease.length > 0, "no lease was spent");
+  assert.ok(denied.length > 0 && denied.every(({ status, body }) => status === 503 && body.includes('"code":"limiter_unavailable"')), JSON.stringify(denied[0]));
+  assert.ok(byLease.at(-1).sent < denied.at(-1).sent && closed.at(-1).status === 503, "leases end");
+  assert.deepEqual(Object.keys(statuses(open)), ["200"]);
+  assert.ok(again.some(({ status }) => status === 200));
+});
