@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use super::headers::{Identity, Signer};
 use super::problem::{self, Problem, Snapshot};
 use super::ratelimit::{self, Field};
-use super::verdict::{Release, Verdict};
+use super::verdict::{Release, Verdict, push_number};
 use crate::domain::catalog::Target;
 use crate::domain::decision::{Code, Tier};
 use crate::domain::gate::{Passage, Reason, Refused, Standpoint};
@@ -228,11 +228,17 @@ fn signature_line(
     out: &mut String,
 ) {
     if let Some(resident) = resident {
-        let _ = write!(out, "serial={}, age={}, ", resident.serial(), resident.age_ms(now));
+        out.push_str("serial=");
+        push_number(out, resident.serial());
+        out.push_str(", age=");
+        push_number(out, resident.age_ms(now));
+        out.push_str(", ");
     }
-    let _ = write!(out, "tier={}, ", tier.name());
+    out.push_str("tier=");
+    out.push_str(tier.name());
     if let Some(code) = observed {
-        let _ = write!(out, "observed={}, ", code.name());
+        out.push_str(", observed=");
+        out.push_str(code.name());
     }
-    let _ = write!(out, "id={id}");
+    let _ = write!(out, ", id={id}");
 }

@@ -3,6 +3,7 @@
 //! Invariant: [`write()`] is the one place that knows the draft's syntax, so that a rename there (one is proposed) is one
 //! edit here. What it writes is a valid RFC 9651 list.
 
+use super::verdict::push_number;
 use crate::domain::name::LimitName;
 
 /// The largest integer of a structured field: 15 digits.
@@ -78,20 +79,9 @@ pub const fn retry_after_s(retry_after_ms: u64) -> u64 {
     }
 }
 
-/// Digits by hand: this runs for every answer, and `fmt` costs more than the rest of it.
 fn push_parameter(out: &mut String, name: &str, value: u64) {
     out.push_str(name);
-    let mut value = value.min(MAX_INTEGER);
-    let mut digits = ['0'; 15];
-    let mut first = digits.len();
-    for (place, digit) in digits.iter_mut().enumerate().rev() {
-        *digit = char::from(b'0' + u8::try_from(value % 10).unwrap_or(0));
-        (first, value) = (place, value / 10);
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend(digits.iter().skip(first));
+    push_number(out, value.min(MAX_INTEGER));
 }
 
 #[cfg(test)]

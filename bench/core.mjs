@@ -1,0 +1,139 @@
+// `npm run bench:core`: the decision alone, in V8, on the shipped module: build/index_bg.wasm, called through its glue as the door
+// calls it. A local Tollgate set up through its operator API provides the signed documents, and the leases from its objects.
+//
+//   warm   one call of `warm`, from the strings of a request to the text of the verdict: key and URL copied in, key known, route,
+//          feature, a token of a lease, the use counted, headers written, text copied out
+//   cold   from the call of `gate` for a tenant that is not in memory to the question for its limiter: the key's MAC and hash, the
+//          document of the tenant verified and parsed, route and feature decided. KV answers from memory at once; its
+//          promises and those of the glue are in the figure
+//
+// Memory and clocks are Node's. No workerd, no Request, no Response: those are measured by `npm run bench`.
+
+import fs from "node:fs";
+import { registerHooks } from "node:module";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import { setFlagsFromString } from "node:v8";
+import { startLocal } from "../scripts/local.mjs";
+import { option, root, say } from "../scripts/tools.mjs";
+import { PATH, TENANTS } from "./fixtures.mjs";
+import { digits, median, storeInMemory, table } from "./machine.mjs";
+import { originWorker } from "./targets.mjs";
+import { addTenants, publishCatalog, publishPlan, settle } from "./tenants.mjs";
+
+const WARM = { rounds: 30, calls: 20_000 };
+const COLD_ROUNDS = 30;
+const GOALS = { warm: 1, cold: 20 };
+const file = option("json") ?? path.join(root, "bench/results/core.json");
+
+// The glue imports the module as workerd gives it: compiled. V8 begins with quick code and optimises what is called often, by
+// instance; here all of it is optimised from the beginning, as in an isolate that is busy.
+setFlagsFromString("--no-liftoff");
+globalThis.shippedModule = new WebAssembly.Module(fs.readFileSync(path.join(root, "build/index_bg.wasm")));
+registerHooks({
+  load(url, context, next) {
+    if (!url.endsWith("index_bg.wasm")) return next(url, context);
+    return { format: "module", shortCircuit: true, source: "export default globalThis.shippedModule" };
+  },
+});
+let instances = 0;
+/** A new isolate's memory: the glue again, with its own instance of the module. */
+const isolate = () => import(`${pathToFileURL(path.join(root, "build/glue/index.js"))}?${(instances += 1)}`);
+
+/** The platform's bindings as the Worker sees them; documents come from memory. `object` answers for a tenant's object. */
+function bindings(local, documents, object) {
+  class KvNamespace {
+    get = async (key) => documents.get(key) ?? null;
+  }
+  class DurableObjectNamespace {
+    getByName = (name) => (typeof object === "function" ? object(name) : object);
+  }
+  return { PUBLIC_URL: "https://api.example.com", ENVIRONMENT: "local", ...local.secrets, DOCUMENTS: new KvNamespace(), TENANT: new DurableObjectNamespace() };
+}
+
+const url = `https://api.example.com/gate${PATH}`;
+const request = (key) => ({ method: "GET", url, headers: { get: (name) => (name === "x-api-key" ? key : null) } });
+const microseconds = (since) => Number(process.hrtime.bigint() - since) / 1000;
+
+async function warmTimes(env, keys) {
+  const tollgate = await isolate();
+  for (let turn = 0; turn < 8; turn += 1) for (const key of keys) await tollgate.gate(request(key), env, Date.now());
+  const times = [];
+  let warm = 0, asked = 0;
+  for (let round = 0; round < WARM.rounds; round += 1) {
+    const behind = new Set();
+    const missed = [];
+    const now = Date.now();
+    const began = process.hrtime.bigint();
+    for (let call = 0; call < WARM.calls; call += 1) {
+      const verdict = tollgate.warm("GET", url, keys[call % keys.length], "", now);
+      if (verdict === undefined) missed.push(keys[call % keys.length]);
+      else if (verdict.startsWith("renew\n")) behind.add(verdict.slice(6, verdict.indexOf("\n", 6)));
+    }
+    const took = microseconds(began);
+    asked += missed.length;
+    warm += WARM.calls - missed.length;
+    if (!missed.length) times.push(took / WARM.calls);
+    // Behind the replies, and the requests that had to ask: not what is measured here.
+    for (const what of behind) tollgate.renew(what, env, Date.now());
+    for (const key of new Set(missed)) await tollgate.gate(request(key), env, Date.now());
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  return { times, warm, asked };
+}
+
+async function coldTimes(bindings, keys) {
+  const times = [];
+  let asked = () => {};
+  // The question is where the measuring ends: nobody answers it, and what becomes of the request then is not looked at.
+  const env = bindings({ call: () => (asked(), Promise.reject(Object.assign(new Error("not asked here"), { overloaded: true }))) });
+  const { error } = console;
+  console.error = () => {};
+  for (let round = 0; round < COLD_ROUNDS; round += 1) {
+    const tollgate = await isolate();
+    const [first, ...others] = keys;
+    await tollgate.gate(request(first), env, Date.now());
+    for (const key of others) {
+      let took;
+      asked = () => (took ??= microseconds(began));
+      const head = request(key);
+      const now = Date.now();
+      const began = process.hrtime.bigint();
+      await tollgate.gate(head, env, now);
+      times.push(took);
+    }
+  }
+  console.error = error;
+  return times;
+}
+
+const dir = storeInMemory();
+const local = await startLocal({ workers: [originWorker], services: { ORIGIN: originWorker.name }, state: path.join(dir, "state") });
+try {
+  await publishCatalog(local, "demo");
+  await publishPlan(local);
+  const keys = await addTenants(local, TENANTS);
+  await settle(local);
+  const store = await local.documents();
+  const documents = new Map();
+  for (const { name } of (await store.list()).keys) documents.set(name, await store.get(name));
+  const objects = await local.miniflare.getDurableObjectNamespace("TENANT", "tollgate");
+  const leasing = bindings(local, documents, (name) => objects.get(objects.idFromName(name)));
+  const size = [...documents].filter(([name]) => name.startsWith("tenant/")).map(([, text]) => text.length);
+
+  const { times, warm, asked: missed } = await warmTimes(leasing, keys);
+  const cold = await coldTimes((object) => bindings(local, documents, object), keys);
+  const late = cold.slice(cold.length >> 1); // after V8 has optimised what is asked for once for each tenant
+  const rows = [
+    { step: "warm", us: median(times), least_us: Math.min(...times), goal_us: GOALS.warm, of: `${warm} calls, ${missed} more had to ask the limiter` },
+    { step: "cold", us: median(late), least_us: Math.min(...late), goal_us: GOALS.cold, of: `${late.length} tenants, documents of ${digits(median(size))} bytes` },
+  ];
+  say(`\n${table(["decision", "median us", "least us", "goal us", "of"], rows.map((row) => [row.step, digits(row.us, 2), digits(row.least_us, 2), `<= ${row.goal_us}`, row.of]))}`);
+  fs.mkdirSync(path.dirname(file), { recursive: true });
+  fs.writeFileSync(file, `${JSON.stringify({ at: new Date().toISOString(), rows }, null, 2)}\n`);
+  say(`\nWritten: ${path.relative(root, file)}`);
+} finally {
+  console.error = () => {}; // leases that are still out cannot be given back any more
+  await local.stop();
+}
+process.exit();

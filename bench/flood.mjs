@@ -1,0 +1,130 @@
+// `npm run bench -- --flood`: what a flood costs those beside it, on the same workerd. A good tenant asks as fast as it is
+// answered, first beside a flood of hello world, then beside a flood of the same number of requests a second that Tollgate
+// refuses; rounds are interleaved, the ratio is taken within each. Then: CPU of a refusal against CPU of an admission.
+
+import fs from "node:fs";
+import path from "node:path";
+import { startLocal } from "../scripts/local.mjs";
+import { option, root, say } from "../scripts/tools.mjs";
+import { AMPLE, PATH } from "./fixtures.mjs";
+import { startCounted } from "./hops.mjs";
+import { checkLoadGenerator, digits, load, median, table } from "./machine.mjs";
+import { atAddress, originWorker } from "./targets.mjs";
+import { addTenants, publishCatalog, publishPlan, settle, warm } from "./tenants.mjs";
+
+const rounds = Number(option("rounds") ?? 5);
+const secs = Number(option("secs") ?? 2);
+const file = option("json") ?? path.join(root, "bench/results/flood.json");
+
+/** Paced connections of a flood: each asks, waits for the answer, and pauses. */
+const FLOOD = { connections: 40, paceMs: 10 };
+const FLOOD_PER_SECOND = (FLOOD.connections / FLOOD.paceMs) * 1000;
+const GOOD = { connections: 4 };
+const GATE = `/gate${PATH}`;
+const INVENTED = 20_000;
+const COUNTED = 100_000;
+
+export async function flood(dir) {
+  checkLoadGenerator();
+  const refusals = await beside(dir);
+  const invented = await inventedKeys(dir);
+  say(`\nInvented keys, counted: ${invented.requests} requests, all ${invented.refused === invented.requests ? "refused" : "NOT REFUSED"}, ${invented.kv_reads} KV reads, ${invented.object_calls} Durable Object calls.`);
+  fs.mkdirSync(path.dirname(file), { recursive: true });
+  fs.writeFileSync(file, `${JSON.stringify({ at: new Date().toISOString(), rounds, secs, ...refusals, invented }, null, 2)}\n`);
+  say(`Written: ${path.relative(root, file)}`);
+}
+
+async function beside(dir) {
+  const hello = { ...originWorker, name: "hello" };
+  const local = await startLocal({ workers: [hello] });
+  try {
+    await publishCatalog(local, "demo");
+    await publishPlan(local, "good", AMPLE);
+    const flooded = FLOOD_PER_SECOND / 10;
+    await publishPlan(local, "bad", { units: flooded, per_ms: 1_000, burst: flooded });
+    // Nearly nothing is left of this one: what is measured of it is the refusal.
+    await publishPlan(local, "spent", { units: 1, per_ms: 60_000, burst: 1 });
+    const keys = { good: await addTenants(local, 1, "good"), bad: await addTenants(local, 1, "bad"), spent: await addTenants(local, 1, "spent") };
+    await settle(local);
+    const url = atAddress(local.url) + GATE;
+    await warm(url, [...keys.good, ...keys.bad]);
+
+    const gate = { pid: local.pid, url, path: GATE };
+    const good = { ...gate, name: "good", keys: keys.good };
+    const floods = {
+      hello: { ...gate, name: "hello world", url: `${atAddress(local.urls.hello)}${GATE}`, keys: keys.bad },
+      bad: { ...gate, name: "a tenant at 10 times its limit", keys: keys.bad },
+      invented: { ...gate, name: "invented keys", keys: [], invented: INVENTED },
+    };
+    const measured = Object.fromEntries(Object.keys(floods).map((name) => [name, []]));
+    for (const target of [good, ...Object.values(floods)]) await load(target, { connections: 4, secs: 1, dir, invented: target.invented });
+    for (let round = 0; round < rounds; round += 1) {
+      for (const [name, target] of Object.entries(floods)) {
+        // The flood begins a little before and ends a little after the tenant that is measured.
+        const flooding = load(target, { ...FLOOD, secs: secs + 1, dir, invented: target.invented, seed: round + 2 });
+        await new Promise((resolve) => setTimeout(resolve, 500));
+        const kept = await load(good, { ...GOOD, secs, dir });
+        measured[name].push({ kept, flood: await flooding });
+      }
+      process.stderr.write(`  round ${round + 1} of ${rounds}\n`);
+    }
+    const rows = Object.entries(floods).map(([name, target]) => ({
+      flood: target.name,
+      flood_per_second: median(measured[name].map(({ flood }) => flood.perSecond)),
+      flood_refused: median(measured[name].map(({ flood }) => flood.refused / flood.requests)),
+      good_per_second: median(measured[name].map(({ kept }) => kept.perSecond)),
+      good_failed: measured[name].reduce((sum, { kept }) => sum + kept.refused + kept.failed, 0),
+      ratio: median(measured[name].map(({ kept }, round) => kept.perSecond / measured.hello[round].kept.perSecond)),
+    }));
+    say(`\n${table(
+      ["flood beside a good tenant", "flood req/s", "refused", "good tenant req/s", "ratio", "good tenant refused"],
+      rows.map((row) => [row.flood, digits(row.flood_per_second), `${digits(100 * row.flood_refused, 1)} %`, digits(row.good_per_second), digits(row.ratio, 3), row.good_failed]))}`);
+
+    const kinds = {
+      admission: good,
+      "refusal: rate": { ...gate, name: "spent", keys: keys.spent },
+      "refusal: invented key": floods.invented,
+      "hello world": floods.hello,
+    };
+    const cpu = Object.fromEntries(Object.keys(kinds).map((name) => [name, []]));
+    for (let round = 0; round < rounds; round += 1) {
+      for (const [name, target] of Object.entries(kinds)) {
+        cpu[name].push(await load(target, { connections: 16, secs, dir, invented: target.invented, seed: round + 100 }));
+      }
+    }
+    const costs = Object.entries(cpu).map(([name, all]) => ({
+      answer: name, cpu_us: median(all.map(({ cpuUs }) => cpuUs)), per_second: median(all.map(({ perSecond }) => perSecond)),
+      ratio: median(all.map(({ cpuUs }, round) => cpuUs / cpu.admission[round].cpuUs)),
+    }));
+    say(`\n${table(["answer", "CPU us", "of an admission's", "req/s"], costs.map((row) => [row.answer, digits(row.cpu_us, 1), digits(row.ratio, 2), digits(row.per_second)]))}`);
+    return { floods: rows, costs };
+  } finally {
+    await local.stop();
+  }
+}
+
+/** Invented keys against counted bindings: none may be called. */
+async function inventedKeys(dir) {
+  const { local, calls } = await startCounted();
+  try {
+    await publishCatalog(local, "demo");
+    await publishPlan(local);
+    const keys = await addTenants(local, 1);
+    await settle(local);
+    const url = atAddress(local.url) + GATE;
+    await warm(url, keys);
+    await new Promise((resolve) => setTimeout(resolve, 7_000)); // what that tenant left behind its replies ends
+    const from = calls.length;
+    const target = { name: "invented", pid: local.pid, url, path: GATE, keys: [] };
+    const totals = { requests: 0, refused: 0 };
+    for (let seed = 1; totals.requests < COUNTED; seed += 1) {
+      const { requests, refused } = await load(target, { connections: 16, secs: 2, dir, invented: COUNTED / 4, seed });
+      totals.requests += requests;
+      totals.refused += refused;
+    }
+    const of = (...bindings) => calls.slice(from).filter((call) => bindings.includes(call.binding)).length;
+    return { ...totals, kv_reads: of("DOCUMENTS"), object_calls: of("TENANT", "CATALOG") };
+  } finally {
+    await local.stop();
+  }
+}

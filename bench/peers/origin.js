@@ -1,0 +1,2 @@
+// The API behind a gate.
+export default { fetch: () => new Response("ok") };
