@@ -3,7 +3,7 @@
 //! Invariant: what [`read`] returns had one meaning: no member twice, none unknown, no number that JSON readers would
 //! disagree about, nothing deeper than [`MAX_DEPTH`]. Each fault has its own code and the place it is at.
 //!
-//! There is one [`Reader`] for every type and every text, so that each type is compiled into the Worker once: a type costs
+//! There is one reader for every type and every text, so that each type is compiled into the Worker once: a type costs
 //! kilobytes for each deserializer that it meets. It gives a visitor only what it asked for, and an object where a struct is
 //! wanted, so no code for other shapes is compiled either. Its errors hold an offset; the place is found for a fault only.
 
