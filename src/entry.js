@@ -31,35 +31,17 @@ function act(verdict, request, env, ctx) {
   }
 }
 
-/** What Rust said of which names; a client sends the same ones again and again. */
-const judged = new Map();
-const JUDGED = 512;
-const LONGEST = 2_048;
-
-/** The names among `names`, a line each, that may not reach the origin. */
-function stripped(names, connection, authorization) {
-  const all = `${connection}\n\n${names}`;
-  if (authorization !== "" || all.length > LONGEST) return tollgate.stripped(names, connection, authorization).split("\n");
-  let refused = judged.get(all);
-  if (refused === undefined) {
-    refused = tollgate.stripped(names, connection, "").split("\n");
-    if (judged.size === JUDGED) judged.clear();
-    judged.set(all, refused);
-  }
-  return refused;
-}
-
 /** Sends an admitted request on, streaming both ways, and releases the answer when its use is recorded as its meter demands. */
 async function forward(lines, request, env, ctx) {
   const [, handle, target, release, url] = lines;
-  // A plain object: each look into the platform's Headers costs as much as a decision.
-  const headers = { __proto__: null };
-  for (const [name, value] of request.headers) headers[name] = value;
-  const { upgrade } = headers;
-  for (const name of stripped(Object.keys(headers).join("\n"), headers.connection ?? "", headers.authorization ?? "")) delete headers[name];
-  if (upgrade?.toLowerCase() === "websocket") headers.upgrade = "websocket";
+  const headers = new Headers(request.headers);
+  const names = [...headers.keys()].join("\n");
+  for (const name of tollgate.stripped(names, headers.get("connection") ?? "", headers.get("authorization") ?? "").split("\n")) {
+    if (name !== "") headers.delete(name);
+  }
+  if (request.headers.get("upgrade")?.toLowerCase() === "websocket") headers.set("upgrade", "websocket");
   let at = 5;
-  for (; lines[at] !== undefined && lines[at] !== ""; at += 2) headers[lines[at].toLowerCase()] = lines[at + 1];
+  for (; lines[at] !== undefined && lines[at] !== ""; at += 2) headers.set(lines[at], lines[at + 1]);
   const recorded = release === "record" ? tollgate.record(handle, env) : undefined;
   // A body of GET or HEAD means nothing (RFC 9110, 9.3.1), and the platform sends none.
   const body = request.method === "GET" || request.method === "HEAD" ? undefined : request.body;
