@@ -104,7 +104,7 @@ fn avail(limiter: &Limiter, rule: &Rule, now: u64) -> u64 {
 
 fn assert_within(policy: Policy, admitted: &[(u64, u64)]) {
     let marks: Vec<_> = admitted.iter().map(|(ms, tokens)| (ms * 1_000, Mark::Admitted(*tokens))).collect();
-    let over = excess(policy, &marks, Slack { drift_percent: 0, delta_ms: 0 });
+    let over = excess(policy, &marks, Slack::NONE);
     assert!(over.0 <= 0.0, "exceeded by {over:?}: {admitted:?}");
 }
 

@@ -9,7 +9,8 @@ use tollgate::domain::limit::Policy;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mark {
     Admitted(u64),
-    /// The limiter's clock jumped forward: one more B.
+    /// The limiter's clock jumped forward: one more B. It forgets leases that may still be spent, so this also counts for
+    /// intervals that begin while they may.
     Jump,
     /// Another policy came into force at the limiter.
     Policy(Policy),
@@ -20,6 +21,13 @@ pub(crate) enum Mark {
 pub(crate) struct Slack {
     pub drift_percent: u64,
     pub delta_ms: u64,
+    /// For how long in true time a lease may be spent that its limiter has forgotten over a jump.
+    pub lease_ms: u64,
+}
+
+impl Slack {
+    /// Clocks that are exact, and never jump.
+    pub(crate) const NONE: Self = Self { drift_percent: 0, delta_ms: 0, lease_ms: 0 };
 }
 
 /// By how many tokens the worst interval exceeds the contract (negative: how far it stays below), and that interval.
@@ -52,12 +60,15 @@ pub(crate) fn excess(first: Policy, marks: &[(u64, Mark)], slack: Slack) -> (f64
     let (mut sum, mut lowest, mut lowest_at, mut last) = (0_i128, 0_i128, 0_u64, 0_u64);
     let (mut worst, mut from, mut to) = (i128::MIN, 0, 0);
     let mut most_once = once(first);
+    let mut jumps = Vec::new();
     for (at, mark) in marks {
         sum -= rate(policy) * i128::from(at - last);
         last = *at;
         // The interval may begin here, before what happens here.
-        if sum < lowest {
-            (lowest, lowest_at) = (sum, *at);
+        jumps.retain(|jump: &u64| at - jump < slack.lease_ms * 1_000);
+        let begin = sum + jumps.len() as i128 * i128::from(burst) * SCALE;
+        if begin < lowest {
+            (lowest, lowest_at) = (begin, *at);
         }
         match mark {
             Mark::Admitted(cost) => {
@@ -66,7 +77,10 @@ pub(crate) fn excess(first: Policy, marks: &[(u64, Mark)], slack: Slack) -> (f64
                     (worst, from, to) = (sum - lowest, lowest_at, *at);
                 }
             }
-            Mark::Jump => sum -= i128::from(burst) * SCALE,
+            Mark::Jump => {
+                sum -= i128::from(burst) * SCALE;
+                jumps.push(*at);
+            }
             Mark::Policy(new) => {
                 // Minted under the old policy up to a clock that may lag.
                 policy = *new;
@@ -85,11 +99,18 @@ pub(crate) fn excess(first: Policy, marks: &[(u64, Mark)], slack: Slack) -> (f64
 #[test]
 fn the_checker_finds_the_worst_interval() {
     let policy = Policy::Rate { tokens: 10, interval_ms: 1_000, burst: 5 };
-    let exact = Slack { drift_percent: 0, delta_ms: 0 };
+    let exact = Slack::NONE;
     let at = |ms: u64, cost| (ms * 1_000, Mark::Admitted(cost));
 
     assert_eq!(excess(policy, &[at(0, 5), at(100, 1), at(200, 1)], exact).0, 0.0);
     assert_eq!(excess(policy, &[at(0, 1), at(5_000, 5), at(5_099, 1)], exact), (0.01, 5_000_000, 5_099_000));
     assert_eq!(excess(policy, &[at(0, 5), (50_000, Mark::Jump), at(100, 5)], exact).0, -0.0 - 1.0 + 1.0 - 0.0);
     assert!(excess(policy, &[at(0, 5), (50_000, Mark::Jump), at(100, 7)], exact).0 > 0.0);
+
+    // What a jump forgot may be spent until its lease ends, in whichever interval; once, and not later.
+    let jump = Slack { lease_ms: 5_000, ..exact };
+    assert_eq!(excess(policy, &[(0, Mark::Jump), at(4_000, 10)], jump).0, 0.0);
+    assert_eq!(excess(policy, &[(0, Mark::Jump), at(4_000, 10), at(4_100, 1)], jump).0, 0.0);
+    assert_eq!(excess(policy, &[(0, Mark::Jump), at(4_000, 10), at(4_100, 2)], jump).0, 1.0);
+    assert_eq!(excess(policy, &[(0, Mark::Jump), at(5_000, 10)], jump).0, 5.0);
 }

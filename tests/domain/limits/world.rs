@@ -325,8 +325,11 @@ impl World {
     pub(crate) fn excesses(&self) -> Vec<(&'static str, f64, u64, u64)> {
         let drift = if self.setup.faults.drift { 1 } else { 0 };
         let delta = if self.setup.faults.lag { 250 } else { 0 };
+        // A lease from a parent's limiter lasts twice as long for each limiter below it.
+        let depth = (0..self.setup.parents.len()).map(|at| self.depth(at)).max().unwrap_or(0);
+        let lease_ms = ((TTL_MS << depth.min(2)) + delta) * 100 / (100 - drift) + 1;
         // A clock that shows whole milliseconds lags by one.
-        let slack = Slack { drift_percent: drift, delta_ms: delta + 1 };
+        let slack = Slack { drift_percent: drift, delta_ms: delta + 1, lease_ms };
         let mut all = Vec::new();
         // An isolate may act on an ADMIT for 250 ms after its first send, on its own clock.
         let seen = Slack { delta_ms: 2 * delta + 254, ..slack };
@@ -339,6 +342,11 @@ impl World {
             }
         }
         all
+    }
+
+    /// How many limiters are above this one.
+    fn depth(&self, limiter: usize) -> usize {
+        self.setup.parents[limiter].map_or(0, |parent| 1 + self.depth(parent))
     }
 
     /// Panics when a promise was broken.
