@@ -1,5 +1,8 @@
 //! Random schedules: whole worlds decided by a seed, every interval checked.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::random::Random;
 use super::world::{Counts, Faults, Limit, Setup, Site, World, quota, rate};
 use tollgate::domain::limit::{Policy, Recording};
@@ -91,15 +94,26 @@ fn no_schedule_breaks_the_bound() {
         world.check(seed);
         return;
     }
-    let mut total = Counts::default();
-    let mut closest = f64::MIN;
     let seeds = number("SEEDS").unwrap_or(SEEDS);
-    for seed in 0..seeds {
-        let world = World::new(setup(seed), seed).run();
-        world.check(seed);
-        total += &world.counts;
-        closest = world.excesses().iter().fold(closest, |closest, limit| closest.max(limit.1));
-    }
+    let next = AtomicU64::new(0);
+    let sum = Mutex::new((Counts::default(), f64::MIN));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds) {
+                    let world = World::new(setup(seed), seed).run();
+                    world.check(seed);
+                    let mut sum = sum.lock().unwrap();
+                    sum.0 += &world.counts;
+                    sum.1 = world.excesses().iter().fold(sum.1, |closest, limit| closest.max(limit.1));
+                    if seed % 500 == 499 {
+                        println!("{} of {seeds} seeds", seed + 1);
+                    }
+                }
+            });
+        }
+    });
+    let (total, closest) = sum.into_inner().unwrap();
     println!("{seeds} schedules, the closest {:.3} tokens below its bound: {total:#?}", -closest);
     for (what, count) in [
         ("losses", total.lost),
