@@ -19,10 +19,8 @@ CREATE TABLE IF NOT EXISTS document (
 
 -- Limiter: the rows of src/domain/limit/table.rs, in the form they have there.
 CREATE TABLE IF NOT EXISTS limiter (
-  kind TEXT NOT NULL,
-  id   TEXT NOT NULL,
-  body TEXT NOT NULL,
-  PRIMARY KEY (kind, id)
+  place TEXT PRIMARY KEY,
+  body  TEXT NOT NULL
 ) WITHOUT ROWID;
 
 -- Outbox: events on their way to the ledger. A row leaves by the sequence number that the ledger confirmed.

@@ -131,7 +131,7 @@ pub fn assess(
                 let cost = metering.cost;
                 let paid = way.payer.map(|slot| (slot, resident.limits.payer(slot)));
                 let label = way.label(key, mode, &ROUTE, now);
-                resident.limits.count(paid, label, cost);
+                resident.limits.count(paid, label, cost, now);
                 finding.paid = true;
             }
             Assessed { findings, ..decided }
@@ -142,9 +142,9 @@ pub fn assess(
         }
         Admission::Ask => {
             let events = ways.iter().enumerate().filter_map(|(at, way)| event(resident, way, id, at, caller, now));
-            let event = limit::Event { id: id.to_string(), body: serde_json::Value::Array(events.collect()) };
+            let events = events.collect();
             let tenant = resident.tenant().tenant;
-            let (call, ticket) = resident.limits.take(id, None, &charges, Some(event), now);
+            let (call, ticket) = resident.limits.take(id, None, &charges, events, None, now);
             Assessed { findings, pending: Some(Pending { tenant, call, ticket }) }
         }
     }
@@ -203,9 +203,9 @@ fn event(
     at: usize,
     (key, mode): (KeyId, Mode),
     now: UnixMillis,
-) -> Option<serde_json::Value> {
+) -> Option<outbox::Event> {
     let metering = way.meter.as_ref()?;
-    let event = outbox::Event {
+    Some(outbox::Event {
         source: "gate".to_owned(),
         id: format!("{id}-{at}"),
         meter: metering.meter.clone(),
@@ -214,6 +214,5 @@ fn event(
         at: now,
         period: resident.period(now),
         detail: serde_json::json!({ "key": key, "route": ROUTE }),
-    };
-    serde_json::to_value(event).ok()
+    })
 }

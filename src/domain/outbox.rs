@@ -13,7 +13,7 @@ use super::name::MeterName;
 use super::time::UnixMillis;
 
 /// A report of use, on its way to the ledger.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Event {
     /// Who reports: `gate` for what the gate admitted itself.

@@ -11,7 +11,6 @@ use super::catalog::Recording;
 use super::decision::Code;
 use super::gate::{Compiled, Standpoint};
 use super::id::{KeyId, RequestId, TenantId};
-use super::limit::Event;
 use super::name::MeterName;
 use super::outbox;
 use super::resident::Resident;
@@ -78,7 +77,7 @@ pub fn admitted(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) {
         Some(route) => way.label(key, mode, route, now),
         None => way.label(key, mode, &"unmatched", now),
     };
-    limits.count(paid, label, cost);
+    limits.count(paid, label, cost, now);
 }
 
 /// Counts a request that was let pass although it would have been refused: shown, not billed.
@@ -99,16 +98,21 @@ fn shown(standpoint: &mut Standpoint<'_, '_>, what: &str, now: UnixMillis) {
         key: standpoint.key,
         route: format!("{what} {}", standpoint.route_name()),
     };
-    standpoint.resident.limits.count(None, &label.to_string(), 1);
+    standpoint.resident.limits.count(None, &label.to_string(), 1, now);
 }
 
 /// The event of a request that its meter records by itself, or that the limiter paid for directly.
-pub fn event(standpoint: &mut Standpoint<'_, '_>, id: &str, request: RequestId, now: UnixMillis) -> Option<Event> {
+pub fn event(
+    standpoint: &mut Standpoint<'_, '_>,
+    id: &str,
+    request: RequestId,
+    now: UnixMillis,
+) -> Option<outbox::Event> {
     let (key, mode, route) = (standpoint.key, standpoint.mode, standpoint.route_name());
     let period = standpoint.resident.period(now);
     let (way, _) = standpoint.way(now)?;
     let metering = way.meter.as_ref()?;
-    let event = outbox::Event {
+    Some(outbox::Event {
         source: "gate".to_owned(),
         id: id.to_owned(),
         meter: metering.meter.clone(),
@@ -117,8 +121,7 @@ pub fn event(standpoint: &mut Standpoint<'_, '_>, id: &str, request: RequestId, 
         at: now,
         period,
         detail: serde_json::json!({ "key": key, "route": route, "request": request }),
-    };
-    Some(Event { id: event.id.clone(), body: serde_json::to_value(event).ok()? })
+    })
 }
 
 /// The event of a count that a limiter accepted for the first time: none where it is only shown, or makes no sense.

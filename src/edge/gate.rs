@@ -28,7 +28,7 @@ use crate::domain::decision::{Code, Fail, Mode, Tier};
 use crate::domain::document::DocumentKey;
 use crate::domain::gate::{Outcome, Reason, Refused, Request, Standpoint, Step, limit_code};
 use crate::domain::id::{RequestId, TenantId};
-use crate::domain::limit::{self, Call, LeaseId, OpId, Tag, Ticket, Verdict as Limited, WAIT_MS};
+use crate::domain::limit::{self, Call, LeaseId, OpId, Reserve, Tag, Ticket, Verdict as Limited, WAIT_MS};
 use crate::domain::resident::Shown;
 use crate::domain::tally::{self, Behind};
 use crate::domain::time::UnixMillis;
@@ -251,17 +251,14 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
             let id = OpId(isolate::random());
             let name = event_id(&standpoint, head);
             // Dated by the request, not by the try: the same event each time.
-            let event = tally::event(&mut standpoint, &name, head.id, head.now);
+            let events = tally::event(&mut standpoint, &name, head.id, head.now).into_iter().collect();
             let tenant = standpoint.resident.tenant().tenant;
             let tag = tag(tenant, &standpoint);
             let Some((way, limits)) = standpoint.way(now) else {
                 return Next::Done(config.voice.refusal(&Refused::new(Code::Internal), asked, verdict));
             };
-            let (call, ticket) = if settle {
-                limits.reserve(id, &way.charges, event, HOLD_MS, false, now)
-            } else {
-                limits.take(id, Some(tag), &way.charges, event, now)
-            };
+            let reserve = settle.then_some(Reserve { hold_ms: HOLD_MS, commits: false });
+            let (call, ticket) = limits.take(id, Some(tag), &way.charges, events, reserve, now);
             Next::Ask(Box::new(Question { tenant, id, call, ticket, settle }))
         }
     }
@@ -570,7 +567,7 @@ async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Option
     if commit == Some(false)
         && let Some(limit::Op::Commit { id }) = handle.call.op
     {
-        handle.call.op = Some(limit::Op::Void { id });
+        handle.call.op = Some(limit::Op::Void { id, reversals: Vec::new() });
     }
     // The same id is done once however often it is asked, so asking again can only help.
     for _ in 0..3 {

@@ -23,8 +23,7 @@ use super::{isolate, ledger, sealer};
 use crate::domain::document::DocumentKey;
 use crate::domain::id::TenantId;
 use crate::domain::job::Job;
-use crate::domain::limit::{Call, Effects, Incarnation, Limiter, OpId, Reply, Row};
-use crate::domain::outbox::Event;
+use crate::domain::limit::{Call, Effects, Incarnation, Limiter, OpId, Reply};
 use crate::domain::tally::{self, Label};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::UnixMillis;
@@ -293,17 +292,14 @@ impl TenantObject {
         let result = step(&mut limiter);
         let upward = limiter.parent_call(now);
         for change in limiter.changes() {
-            let id = vec![change.table.into(), change.id.into()];
+            let place = change.place.to_string();
             let stored = match change.row {
-                Some(row) => {
-                    let body = serde_json::to_string(&row)?;
-                    self.tables.run(
-                        "INSERT INTO limiter (kind, id, body) VALUES (?1, ?2, ?3)
-                         ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body",
-                        [id, vec![body.into()]].concat(),
-                    )
-                }
-                None => self.tables.run("DELETE FROM limiter WHERE kind = ?1 AND id = ?2", id),
+                Some(row) => self.tables.run(
+                    "INSERT INTO limiter (place, body) VALUES (?1, ?2)
+                     ON CONFLICT (place) DO UPDATE SET body = excluded.body",
+                    vec![place.into(), serde_json::to_string(&row)?.into()],
+                ),
+                None => self.tables.run("DELETE FROM limiter WHERE place = ?1", vec![place.into()]),
             };
             stored.map_err(|error| broken(&error))?;
         }
@@ -320,22 +316,21 @@ impl TenantObject {
     fn restore(&self, tenant: TenantId) -> worker::Result<Limiter> {
         #[derive(Deserialize)]
         struct Stored {
+            place: String,
             body: String,
         }
-        let rows: Vec<Stored> = self.tables.rows("SELECT body FROM limiter", vec![])?;
-        let rows = rows.iter().map(|row| json::parse(&row.body)).collect::<Result<Vec<Row>, _>>()?;
+        let rows: Vec<Stored> = self.tables.rows("SELECT place, body FROM limiter", vec![])?;
+        let rows = rows.iter().map(|Stored { place, body }| {
+            let place = place.parse().map_err(|_| worker::Error::RustError(format!("limiter row {place}")))?;
+            Ok((place, json::parse(body)?))
+        });
+        let rows = rows.collect::<worker::Result<Vec<_>>>()?;
         Ok(Limiter::restore(rows).unwrap_or_else(|| Limiter::new(tenant, Incarnation(isolate::random()))))
     }
 
     /// Puts what a step brought to the outbox.
     fn book(&self, effects: Effects, now: UnixMillis) -> Result<(), JsError> {
-        let mut events = Vec::new();
-        for event in effects.events {
-            match event.body {
-                serde_json::Value::Array(several) => events.extend(several.iter().map(ToString::to_string)),
-                single => events.push(single.to_string()),
-            }
-        }
+        let mut events = effects.events;
         if !effects.tallies.is_empty() {
             let document = self.document().map_err(|error| broken(&error))?;
             for tally in effects.tallies {
@@ -343,7 +338,7 @@ impl TenantObject {
                 let at = UnixMillis(label.minute * tally::MINUTE_MS);
                 let period = document.as_ref().map_or(UnixMillis(0), |document| document.period(at));
                 match tally::entry(&tally.id, &label, tally.units, period) {
-                    Some(event) if tally.key.is_some() => events.push(serde_json::to_string(&event)?),
+                    Some(event) if tally.key.is_some() => events.push(event),
                     _ => self
                         .tables
                         .run(
@@ -358,8 +353,8 @@ impl TenantObject {
         if events.is_empty() {
             return Ok(());
         }
-        for body in events {
-            let event: Event = json::parse(&body)?;
+        for event in events {
+            let body = serde_json::to_string(&event)?;
             // The limiter counts nothing twice; a second time here is a repetition of the very same.
             self.tables
                 .run(
@@ -383,7 +378,9 @@ impl TenantObject {
         };
         let outbox = count("SELECT count(*) AS n FROM outbox")?;
         let quarantine = count("SELECT count(*) AS n FROM quarantine")?;
-        let standings = self.with_limiter(tenant, now, |limiter| limiter.standings(now))?;
+        let (effects, standings) =
+            self.with_limiter(tenant, now, |limiter| (limiter.tick(now), limiter.standings()))?;
+        self.book(effects, now)?;
         let name = |key: &crate::domain::limit::LimitKey| {
             let window = key.window.map_or(String::new(), |window| format!("@{}", window.0));
             format!("{}/{}/{}{window}", key.tenant, key.limit, key.mode.name())

@@ -4,16 +4,19 @@
 //! runs from the first send of the ask, which precedes the lease's start at the limiter.
 
 use super::message::{
-    Ask, Call, Code, Cost, Denial, Event, Grant, Incarnation, LeaseId, Line, Op, OpId, Outcome, Reply, Report, Tag,
-    Usage,
+    Ask, Call, Code, Cost, Denial, Grant, Incarnation, LeaseId, Line, Op, OpId, Outcome, Reply, Report, Reserve, Tag,
+    Take, Usage,
 };
 use super::policy::{LimitKey, Recording, Rev, Rule};
 use super::renewal::Renewal;
 use super::{GRACE_MS, RETRY_MS, TTL_MS, WAIT_MS};
+use crate::domain::outbox::Event;
 use crate::domain::time::UnixMillis;
 
 /// How long before its end a lease is renewed, or what is left of it given back.
 const LAST_MS: u64 = 1_000;
+/// How long a count waits at most to be reported, if no renewal takes it along.
+const REPORT_MS: u64 = TTL_MS;
 /// Counts that wait to be reported, at most; what is beyond is never billed, and shows as a gap.
 const LINES: usize = 1_024;
 
@@ -49,7 +52,7 @@ pub enum Admission {
 }
 
 /// A TAKE under way. It is good for one verdict; a clone is the same one, for a model that forks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 #[must_use]
 pub struct Ticket {
     id: OpId,
@@ -69,7 +72,7 @@ pub enum Verdict {
 }
 
 /// What this isolate may spend of one tenant's limits, and has to tell its limiter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Isolate {
     me: Incarnation,
     rev: Rev,
@@ -77,11 +80,21 @@ pub struct Isolate {
     accounts: Vec<Account>,
     due: bool,
     counts: Vec<Count>,
-    reporting: Option<(u64, Vec<Count>)>,
+    /// When the oldest of `counts` was counted.
+    counted_at: UnixMillis,
+    reporting: Option<Reporting>,
     last_usage: u64,
 }
 
-#[derive(Clone, Debug)]
+/// Counts that were sent, and not acknowledged yet.
+#[derive(Clone, Debug, Hash)]
+struct Reporting {
+    number: u64,
+    counts: Vec<Count>,
+    last_try: UnixMillis,
+}
+
+#[derive(Clone, Debug, Hash)]
 struct Account {
     rule: Rule,
     /// Leases that may be spent, the oldest first; rarely more than two.
@@ -97,7 +110,7 @@ struct Account {
     payer: LeaseId,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Held {
     lease: LeaseId,
     tokens: u64,
@@ -108,7 +121,7 @@ struct Held {
     told: UnixMillis,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Count {
     paid: Option<(Slot, LeaseId)>,
     label: String,
@@ -126,6 +139,7 @@ impl Isolate {
             accounts: Vec::new(),
             due: false,
             counts: Vec::new(),
+            counted_at: UnixMillis(0),
             reporting: None,
             last_usage: 0,
         }
@@ -228,20 +242,32 @@ impl Isolate {
         self.due
     }
 
-    /// When to call [`Self::renew`] though no request comes: a quiet isolate gives back what it will not spend.
+    /// When to call [`Self::renew`] though no request comes: a quiet isolate gives back what it will not spend, and tells what
+    /// it has counted.
     #[must_use]
     pub fn wakes_at(&self) -> Option<UnixMillis> {
-        self.accounts.iter().filter(|account| !account.live.is_empty()).map(|account| account.renew_at).min()
+        let leases = self.accounts.iter().filter_map(Account::wakes_at);
+        leases.chain(self.reports_at()).min()
+    }
+
+    /// When to report what was counted, or to report it again.
+    fn reports_at(&self) -> Option<UnixMillis> {
+        match &self.reporting {
+            Some(reporting) => Some(reporting.last_try.plus(RETRY_MS)),
+            None if self.counts.len() > LINES / 2 => Some(self.counted_at),
+            None => (!self.counts.is_empty()).then(|| self.counted_at.plus(REPORT_MS)),
+        }
     }
 
     /// What to send behind a reply, if anything: renewals that are due, and what became of earlier leases.
     pub fn renew(&mut self, now: UnixMillis) -> Option<Call> {
         self.due = false;
         let mut call = self.new_call();
-        let mut is_due = self.reporting.is_some() || self.counts.len() > LINES / 2;
+        let mut is_due = self.reports_at().is_some_and(|at| at <= now);
         for at in 0..self.accounts.len() {
             let asked = self.ask_if_due(at, now);
-            is_due |= asked.is_some() || self.accounts.get(at).is_some_and(|account| account.gives_back(now));
+            is_due |=
+                asked.is_some() || self.accounts.get(at).and_then(Account::gives_back_at).is_some_and(|at| at <= now);
             self.add(&mut call, at, asked, now);
         }
         if !is_due {
@@ -251,40 +277,33 @@ impl Isolate {
         Some(call)
     }
 
-    /// A TAKE of `charges`, with whatever is due beside it. Send it again under the same id when no answer comes.
+    /// A TAKE or RESERVE of `charges`, with whatever is due beside it. Send it again under the same id when no answer comes; the
+    /// COMMIT or VOID of a RESERVE is [`Self::end`].
     pub fn take(
         &mut self,
         id: OpId,
         tag: Option<Tag>,
         charges: &[Charge],
-        event: Option<Event>,
+        events: Vec<Event>,
+        reserve: Option<Reserve>,
         now: UnixMillis,
     ) -> (Call, Ticket) {
         let (mut call, costs) = self.call_about(charges, now);
-        call.op = Some(Op::Take { id, tag, costs, event });
-        (call, Ticket { id, sent: now, costs: charges.iter().map(|charge| (charge.slot, charge.cost)).collect() })
-    }
-
-    /// A RESERVE of `charges`, as [`Self::take`]; its COMMIT or VOID is [`Self::end`].
-    pub fn reserve(
-        &mut self,
-        id: OpId,
-        charges: &[Charge],
-        event: Option<Event>,
-        hold_ms: u64,
-        commits: bool,
-        now: UnixMillis,
-    ) -> (Call, Ticket) {
-        let (mut call, costs) = self.call_about(charges, now);
-        call.op = Some(Op::Reserve { id, tag: None, costs, event, hold_ms, commits });
+        call.op = Some(Op::Take(Take { id, tag, costs, events, reserve }));
         (call, Ticket { id, sent: now, costs: charges.iter().map(|charge| (charge.slot, charge.cost)).collect() })
     }
 
     /// A COMMIT or VOID of a reservation.
     #[must_use]
     pub fn end(&self, id: OpId, commit: bool) -> Call {
-        let op = if commit { Op::Commit { id } } else { Op::Void { id } };
+        let op = if commit { Op::Commit { id } } else { Op::Void { id, reversals: Vec::new() } };
         Call { op: Some(op), ..self.new_call() }
+    }
+
+    /// A VOID of a TAKE whose answer came too late, or not at all; `reversals` are recorded if its own events were.
+    #[must_use]
+    pub fn undo(&self, id: OpId, reversals: Vec<Event>) -> Call {
+        Call { op: Some(Op::Void { id, reversals }), ..self.new_call() }
     }
 
     /// A RECORD of an event that the lease `payer` of `charge` paid for.
@@ -299,11 +318,18 @@ impl Isolate {
 
     /// Counts `units` of a leased meter under `label`, to be reported with the next renewal. `paid` names the limit and the
     /// lease to bill; without it the count is only shown.
-    pub fn count(&mut self, paid: Option<(Slot, LeaseId)>, label: &str, units: u64) {
+    pub fn count(&mut self, paid: Option<(Slot, LeaseId)>, label: &str, units: u64, now: UnixMillis) {
         if let Some(count) = self.counts.iter_mut().find(|count| count.paid == paid && count.label == label) {
             count.units = count.units.saturating_add(units);
-        } else if self.counts.len() < LINES {
+            return;
+        }
+        if self.counts.len() < LINES {
             self.counts.push(Count { paid, label: label.to_owned(), units });
+        }
+        if self.counts.len() == 1 {
+            // Somebody has to stay to report it.
+            self.counted_at = now;
+            self.due = true;
         }
         self.due |= self.counts.len() > LINES / 2;
     }
@@ -321,7 +347,7 @@ impl Isolate {
                 }
             }
         }
-        if self.reporting.as_ref().is_some_and(|(number, _)| reply.usage.is_some_and(|safe| safe >= *number)) {
+        if self.reporting.as_ref().is_some_and(|sent| reply.usage.is_some_and(|safe| safe >= sent.number)) {
             self.reporting = None;
         }
     }
@@ -330,17 +356,22 @@ impl Isolate {
     /// [`WAIT_MS`] of the first send: later its tokens may have been minted again.
     #[expect(clippy::needless_pass_by_value, reason = "a ticket is good for one verdict")]
     pub fn verdict(&mut self, ticket: Ticket, reply: Option<&Reply>, now: UnixMillis) -> Verdict {
-        let outcome = reply.and_then(|reply| reply.outcome.as_ref()).filter(|outcome| outcome.0 == ticket.id);
-        match outcome.map(|outcome| &outcome.1) {
+        let reply = reply.filter(|reply| reply.outcome.as_ref().is_some_and(|outcome| outcome.0 == ticket.id));
+        for ((slot, _), remaining) in ticket.costs.iter().zip(reply.iter().flat_map(|reply| &reply.remaining)) {
+            if let Some(account) = self.accounts.get_mut(slot.0) {
+                account.remaining = *remaining;
+            }
+        }
+        match reply.and_then(|reply| reply.outcome.as_ref()).map(|outcome| &outcome.1) {
             Some(Outcome::Admit) if now.since(ticket.sent) <= WAIT_MS => Verdict::Admit,
             Some(Outcome::Deny(denial)) => {
-                if denial.code == Code::RateLimited || denial.code == Code::QuotaExhausted {
-                    for (slot, cost) in &ticket.costs {
-                        if let Some(account) =
-                            self.accounts.get_mut(slot.0).filter(|account| account.rule.key == denial.key)
-                        {
-                            account.renewal.refused(*cost, denial.retry_after_ms, now);
-                        }
+                for (slot, cost) in &ticket.costs {
+                    let Some(account) = self.accounts.get_mut(slot.0) else { continue };
+                    if account.rule.key != denial.key {
+                        // What one limit refuses, the others need not provide for.
+                        account.renewal.forget(*cost);
+                    } else if denial.code == Code::RateLimited || denial.code == Code::QuotaExhausted {
+                        account.renewal.refused(*cost, denial.retry_after_ms, now);
                     }
                 }
                 Verdict::Deny(denial.clone())
@@ -398,17 +429,20 @@ impl Isolate {
     fn add_usage(&mut self, call: &mut Call, now: UnixMillis) {
         if self.reporting.is_none() && !self.counts.is_empty() {
             self.last_usage += 1;
-            self.reporting = Some((self.last_usage, std::mem::take(&mut self.counts)));
+            let counts = std::mem::take(&mut self.counts);
+            self.reporting = Some(Reporting { number: self.last_usage, counts, last_try: now });
         }
-        let Some((number, counts)) = self.reporting.clone() else {
+        let Some(mut reporting) = self.reporting.take() else {
             return;
         };
-        let mut lines = Vec::with_capacity(counts.len());
-        for Count { paid, label, units } in counts {
+        reporting.last_try = now;
+        let mut lines = Vec::with_capacity(reporting.counts.len());
+        for Count { paid, label, units } in &reporting.counts {
             let paid = paid.map(|(slot, lease)| (self.add(call, slot.0, None, now), lease));
-            lines.push(Line { paid, label, units });
+            lines.push(Line { paid, label: label.clone(), units: *units });
         }
-        call.usage = Some(Usage { number, lines });
+        call.usage = Some(Usage { number: reporting.number, lines });
+        self.reporting = Some(reporting);
     }
 
     fn ask_if_due(&mut self, at: usize, now: UnixMillis) -> Option<(u64, u64)> {
@@ -451,6 +485,20 @@ impl Account {
         left <= self.low_water || now >= self.renew_at
     }
 
+    /// When to renew, or to tell what goes back.
+    fn wakes_at(&self) -> Option<UnixMillis> {
+        let live = (!self.live.is_empty()).then_some(self.renew_at);
+        live.into_iter().chain(self.gives_back_at()).min()
+    }
+
+    /// When to tell the limiter what goes back to it, though there is nothing else to say: where that is much of a lease, or no
+    /// renewal is to come. Told in vain, again after as long as that has been going on.
+    fn gives_back_at(&self) -> Option<UnixMillis> {
+        let worth = |held: &&Held| held.returned > 0 && (self.live.is_empty() || held.returned > held.tokens / 4);
+        let again = |held: &Held| held.told.plus(RETRY_MS.max(held.told.since(held.deadline)));
+        self.ended.iter().filter(worth).map(again).min()
+    }
+
     fn left(&self) -> u64 {
         self.live.iter().map(|held| held.left).sum()
     }
@@ -486,12 +534,6 @@ impl Account {
         self.renew_at = self.renew_at.max(self.renewal.asks_from());
         self.low_water = 0;
         self.tidy(now);
-    }
-
-    /// Whether the limiter has yet to hear of so many tokens that go back to it that they are worth a call of their own.
-    fn gives_back(&self, now: UnixMillis) -> bool {
-        let worth = |held: &Held| held.returned > 0 && (self.live.is_empty() || held.returned > held.tokens / 4);
-        self.ended.iter().any(|held| worth(held) && now.since(held.told) >= RETRY_MS)
     }
 
     /// A lease has arrived. An older one is spent first; nothing granted leaves the older one as it was.

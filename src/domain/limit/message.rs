@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::policy::{LimitKey, Rev, Rule};
+use crate::domain::outbox::Event;
 
 /// 128 bits, in JSON as 32 hexadecimal digits because JavaScript has no such number.
 macro_rules! hex_ids {
@@ -70,7 +71,7 @@ hex_ids! {
 pub struct LeaseId(pub u64);
 
 /// What a sender asks of a limiter in one message.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Hash, Serialize, Deserialize)]
 pub struct Call {
     /// Who asks.
     pub from: Incarnation,
@@ -96,7 +97,7 @@ pub struct Call {
 }
 
 /// What became of a lease so far. Cumulative: it may be repeated, and overtaken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Report {
     /// The place of its limit in [`Call::rules`].
     pub rule: usize,
@@ -109,7 +110,7 @@ pub struct Report {
 }
 
 /// LEASE: tokens to spend without asking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ask {
     /// The place of its limit in [`Call::rules`].
     pub rule: usize,
@@ -123,23 +124,12 @@ pub struct Ask {
 pub type Cost = (usize, u64);
 
 /// A decision or a record, done once for each op id.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    /// Decide now, in the limiter, over all of `costs` or none.
-    Take {
-        /// Its id.
-        id: OpId,
-        /// The place that a large cost keeps while it is refused.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        tag: Option<Tag>,
-        /// Places in [`Call::rules`] and units.
-        costs: Vec<Cost>,
-        /// What to record when it is admitted.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        event: Option<Event>,
-    },
-    /// Record an event that a live lease paid.
+    /// TAKE, and RESERVE.
+    Take(Take),
+    /// RECORD: an event that a live lease paid.
     Record {
         /// Its id.
         id: OpId,
@@ -152,33 +142,46 @@ pub enum Op {
         /// What to record.
         event: Event,
     },
-    /// TAKE, but what becomes of it is said later.
-    Reserve {
-        /// Its id.
-        id: OpId,
-        /// As in TAKE.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        tag: Option<Tag>,
-        /// Places in [`Call::rules`] and units.
-        costs: Vec<Cost>,
-        /// What to record when it is committed.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        event: Option<Event>,
-        /// When nobody says what becomes of it, it ends after this long.
-        hold_ms: u64,
-        /// Whether it then counts as committed.
-        commits: bool,
-    },
     /// The reservation is used.
     Commit {
         /// The reservation's id.
         id: OpId,
     },
-    /// The reservation is given back.
+    /// The reservation is given back. Of a TAKE whose ADMIT came too late to be acted on: it is as if it had been refused.
     Void {
-        /// The reservation's id.
+        /// The reservation's id, or the TAKE's.
         id: OpId,
+        /// What to record if the TAKE's own events were.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reversals: Vec<Event>,
     },
+}
+
+/// TAKE: decide now, in the limiter, over all of `costs` or none.
+#[derive(Clone, Debug, PartialEq, Hash, Serialize, Deserialize)]
+pub struct Take {
+    /// Its id.
+    pub id: OpId,
+    /// The place that a large cost keeps while it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Tag>,
+    /// Places in [`Call::rules`] and units.
+    pub costs: Vec<Cost>,
+    /// What to record when it is admitted, or committed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<Event>,
+    /// RESERVE: what becomes of it is said later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Reserve>,
+}
+
+/// What makes a TAKE a RESERVE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Reserve {
+    /// When nobody says what becomes of it, it ends after this long.
+    pub hold_ms: u64,
+    /// Whether it then counts as committed.
+    pub commits: bool,
 }
 
 impl Op {
@@ -186,26 +189,23 @@ impl Op {
     #[must_use]
     pub const fn id(&self) -> OpId {
         match self {
-            Self::Take { id, .. }
-            | Self::Record { id, .. }
-            | Self::Reserve { id, .. }
-            | Self::Commit { id }
-            | Self::Void { id } => *id,
+            Self::Take(take) => take.id,
+            Self::Record { id, .. } | Self::Commit { id } | Self::Void { id, .. } => *id,
+        }
+    }
+
+    /// What it costs, of which limits.
+    #[must_use]
+    pub fn costs(&self) -> &[Cost] {
+        match self {
+            Self::Take(take) => &take.costs,
+            Self::Record { .. } | Self::Commit { .. } | Self::Void { .. } => &[],
         }
     }
 }
 
-/// A usage event for the outbox. The limiter does not look inside.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Event {
-    /// Its id, unique for its tenant and source for ever.
-    pub id: String,
-    /// The rest of it.
-    pub body: serde_json::Value,
-}
-
 /// Counts since the last report, numbered by the sender. A report not yet acknowledged is repeated as it was.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Usage {
     /// 1, 2, 3 and so on, for each incarnation.
     pub number: u64,
@@ -214,7 +214,7 @@ pub struct Usage {
 }
 
 /// One count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Line {
     /// The limit and lease that paid, when it is to be billed: the place in [`Call::rules`], and the lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -226,7 +226,7 @@ pub struct Line {
 }
 
 /// Counts that the limiter accepted for the first time, for the outbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tally {
     /// The event id, the same however often the report arrives: `{incarnation}-{report}-{line}`.
     pub id: String,
@@ -239,7 +239,7 @@ pub struct Tally {
 }
 
 /// What a limiter answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reply {
     /// The newest documents that the limiter heard of; a sender with older ones has something to learn.
     pub rev: Rev,
@@ -249,6 +249,9 @@ pub struct Reply {
     /// The answer to the op.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<(OpId, Outcome)>,
+    /// What each limit that the op is about has left for everyone, in the order of its costs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remaining: Vec<u64>,
     /// Reported leases about which nothing more need be said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settled: Vec<LeaseId>,
@@ -258,7 +261,7 @@ pub struct Reply {
 }
 
 /// The answer to a LEASE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Grant {
     /// The ask that it answers.
     pub seq: u64,
@@ -280,7 +283,7 @@ pub struct Grant {
 }
 
 /// The answer to an op.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Taken, or reserved.
@@ -294,7 +297,7 @@ pub enum Outcome {
 }
 
 /// Why not, at which level, and when to ask again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Denial {
     /// The limit; its tenant is the level.
     pub key: LimitKey,

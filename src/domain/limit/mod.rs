@@ -7,22 +7,26 @@
 //! is lost, repeated, late or crashed; a fault only wastes allowance. `tests/domain/limits` proves it, and
 //! `tests/domain/controls` proves that it would notice.
 
+mod bucket;
 mod isolate;
+mod lending;
 mod limiter;
 mod message;
+mod ops;
 mod policy;
 mod pool;
 mod renewal;
+mod state;
 mod table;
 
 pub use isolate::{Admission, Charge, Isolate, Slot, Ticket, Verdict};
-pub use limiter::{Effects, Limiter};
+pub use limiter::{Effects, Limiter, Standing};
 pub use message::{
-    Ask, Call, Code, Cost, Denial, Event, Grant, Incarnation, LeaseId, Line, Op, OpId, Outcome, Reply, Report, Tag,
-    Tally, Usage,
+    Ask, Call, Code, Cost, Denial, Grant, Incarnation, LeaseId, Line, Op, OpId, Outcome, Reply, Report, Reserve, Tag,
+    Take, Tally, Usage,
 };
 pub use policy::{LimitKey, Mode, Policy, Recording, Rev, Rule, carve, lease_life, ttl_within};
-pub use table::{Change, Changes, Row};
+pub use table::{Change, Changes, Place, Row};
 
 /// How long an isolate may spend a lease. A child limiter's lease lasts twice as long for each limiter below it: 10, 20 s.
 pub const TTL_MS: u64 = 5_000;

@@ -140,7 +140,7 @@ pub enum Recording {
 }
 
 /// One limit as resolved from verified documents; every message carries those it is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rule {
     /// What is counted.
     pub key: LimitKey,

@@ -16,7 +16,7 @@ const LEAST_REQUESTS: u64 = 4;
 const AHEAD_MS: u64 = 700;
 
 /// What one borrower knows about borrowing from one limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Renewal {
     pending: Option<Pending>,
     demand: Demand,
@@ -33,7 +33,7 @@ pub(super) struct Renewal {
     large_until: UnixMillis,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Pending {
     seq: u64,
     want: u64,
@@ -46,6 +46,12 @@ impl Renewal {
     pub(super) fn note(&mut self, cost: u64) {
         self.demand.units = self.demand.units.saturating_add(cost);
         self.demand.requests = self.demand.requests.saturating_add(1);
+    }
+
+    /// Takes back a request that was counted and that something else refused.
+    pub(super) fn forget(&mut self, cost: u64) {
+        self.demand.units = self.demand.units.saturating_sub(cost);
+        self.demand.requests = self.demand.requests.saturating_sub(1);
     }
 
     /// Units needed in `ms`, as far as can be told.
@@ -148,7 +154,7 @@ impl Renewal {
 const LARGE_MS: u64 = 100;
 
 /// How fast a limit is used: what the last seconds say, halving every second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Demand {
     since: UnixMillis,
     units: u64,

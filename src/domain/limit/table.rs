@@ -1,50 +1,85 @@
 //! A limiter's memory, row by row, so that a shell can store exactly what a step changed.
 //!
-//! Invariant: whatever was put or removed since the last drain is in the next one. A row is written only through
-//! [`Table`], which notes it.
+//! Invariant: whatever was put or removed since the last drain is in the next one. A row is written only through [`Rows`],
+//! which notes it.
+//!
+//! Rows of every kind are in one ordered map, and so in one table of the shell's: a map for each kind would be compiled nine
+//! times.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeBounds;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::limiter::{Allowance, Head, Hold, KeyNo, Lease, Memo, Queued, Reporter, Sender};
 use super::message::{Incarnation, LeaseId, OpId};
 use super::pool::Piece;
+use super::state::{Allowance, Head, Hold, KeyNo, Lease, Memo, Past, Queued, Reporter, Sender};
+use crate::domain::id::InvalidId;
 
-/// One row of a limiter's memory, with its key.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// One row of a limiter's memory.
+#[derive(Clone, Debug, PartialEq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "there are few allowances, and the rows that are many are small ones")]
 pub enum Row {
     /// What there is one of.
     Head(Head),
     /// What one limit has left.
-    Allowance(KeyNo, Box<Allowance>),
+    Allowance(Allowance),
     /// A lease that may still be spent.
-    Lease((KeyNo, LeaseId), Lease),
+    Lease(Lease),
     /// A lease that has ended and still takes records.
-    Past((KeyNo, LeaseId), Lease),
+    Past(Past),
     /// A lease from the parent's limiter.
-    Piece((KeyNo, LeaseId), Piece),
+    Piece(Piece),
     /// A reservation.
-    Hold(OpId, Hold),
+    Hold(Hold),
     /// A large cost that waits.
-    Queued(u64, Queued),
+    Queued(Queued),
     /// An answer, in case it is asked again.
-    Memo(OpId, Memo),
+    Memo(Memo),
     /// Who asked for leases or took, of which limit.
-    Sender((KeyNo, Incarnation), Sender),
+    Sender(Sender),
     /// Who reported usage.
-    Reporter(Incarnation, Reporter),
+    Reporter(Reporter),
+}
+
+/// Where a row is: its kind, the limit that it is about (0 where it is about none), and the rest of its key. As text
+/// `lease/3/1a`: kind, limit, the rest in hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    kind: &'static str,
+    limit: KeyNo,
+    rest: u128,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{:x}", self.kind, self.limit, self.rest)
+    }
+}
+
+impl FromStr for Place {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let mut parts = text.split('/');
+        let mut next = || parts.next().ok_or(InvalidId);
+        let kind = next()?;
+        Ok(Self {
+            kind: KINDS.into_iter().find(|known| *known == kind).ok_or(InvalidId)?,
+            limit: next()?.parse().map_err(|_| InvalidId)?,
+            rest: u128::from_str_radix(next()?, 16).map_err(|_| InvalidId)?,
+        })
+    }
 }
 
 /// What became of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// Its table.
-    pub table: &'static str,
-    /// Its primary key within the table.
-    pub id: String,
+    /// Where it is.
+    pub place: Place,
     /// What it holds now; none when it is gone.
     pub row: Option<Row>,
 }
@@ -52,116 +87,166 @@ pub struct Change {
 /// Everything a step changed: to be stored in one transaction with what the step's effects ask for.
 pub type Changes = Vec<Change>;
 
-/// A value that is kept in a table of its own.
-pub(super) trait Stored: Clone + PartialEq {
-    type Key: Copy + Ord;
-    const TABLE: &'static str;
-    fn id(key: Self::Key) -> String;
-    fn row(key: Self::Key, value: Self) -> Row;
+/// A kind of row, with a key of its own.
+pub(super) trait Stored: Sized {
+    type Key: Copy;
+    const KIND: &'static str;
+    fn place(key: Self::Key) -> Place;
+    fn key(place: Place) -> Self::Key;
+    fn into_row(self) -> Row;
+    fn from_row(row: Row) -> Option<Self>;
+    fn of(row: &Row) -> Option<&Self>;
+    fn of_mut(row: &mut Row) -> Option<&mut Self>;
 }
 
-/// An ordered table that notes which of its rows changed.
-#[derive(Clone, Debug)]
-pub(super) struct Table<V: Stored> {
-    rows: BTreeMap<V::Key, V>,
-    touched: BTreeSet<V::Key>,
+/// Ordered rows that note which of them changed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rows {
+    rows: BTreeMap<Place, Row>,
+    touched: BTreeSet<Place>,
 }
 
-impl<V: Stored> Default for Table<V> {
-    fn default() -> Self {
-        Self { rows: BTreeMap::new(), touched: BTreeSet::new() }
-    }
-}
-
-/// Two tables are the same when they hold the same; what was drained does not matter.
-impl<V: Stored> PartialEq for Table<V> {
+/// Two memories are the same when they hold the same; what was drained does not matter.
+impl PartialEq for Rows {
     fn eq(&self, other: &Self) -> bool {
         self.rows == other.rows
     }
 }
 
-impl<V: Stored> Table<V> {
-    pub(super) fn get(&self, key: V::Key) -> Option<&V> {
-        self.rows.get(&key)
+impl Rows {
+    pub(super) fn get<V: Stored>(&self, key: V::Key) -> Option<&V> {
+        self.rows.get(&V::place(key)).and_then(V::of)
     }
 
-    pub(super) fn get_mut(&mut self, key: V::Key) -> Option<&mut V> {
-        let row = self.rows.get_mut(&key)?;
-        self.touched.insert(key);
-        Some(row)
+    pub(super) fn get_mut<V: Stored>(&mut self, key: V::Key) -> Option<&mut V> {
+        self.touch(V::place(key)).and_then(V::of_mut)
     }
 
-    pub(super) fn insert(&mut self, key: V::Key, value: V) {
-        self.touched.insert(key);
-        self.rows.insert(key, value);
+    pub(super) fn insert<V: Stored>(&mut self, key: V::Key, value: V) {
+        self.put(V::place(key), value.into_row());
     }
 
-    pub(super) fn remove(&mut self, key: V::Key) -> Option<V> {
-        let row = self.rows.remove(&key)?;
-        self.touched.insert(key);
-        Some(row)
+    pub(super) fn remove<V: Stored>(&mut self, key: V::Key) -> Option<V> {
+        self.take(V::place(key)).and_then(V::from_row)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.rows.len()
+    /// Every row of a kind, in the order of their keys.
+    pub(super) fn all<V: Stored + 'static>(&self) -> impl Iterator<Item = (V::Key, &V)> + Clone {
+        self.range::<V>(0..=KeyNo::MAX)
     }
 
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (V::Key, &V)> {
-        self.rows.iter().map(|(key, value)| (*key, value))
+    /// The rows of a kind that are about one limit.
+    pub(super) fn about<V: Stored + 'static>(&self, limit: KeyNo) -> impl Iterator<Item = (V::Key, &V)> + Clone {
+        self.range::<V>(limit..=limit)
     }
 
-    pub(super) fn range(&self, range: impl RangeBounds<V::Key>) -> impl DoubleEndedIterator<Item = (V::Key, &V)> {
-        self.rows.range(range).map(|(key, value)| (*key, value))
+    fn range<V: Stored + 'static>(&self, limits: RangeInclusive<KeyNo>) -> impl Iterator<Item = (V::Key, &V)> + Clone {
+        let from = Place { kind: V::KIND, limit: *limits.start(), rest: 0 };
+        let to = Place { kind: V::KIND, limit: *limits.end(), rest: u128::MAX };
+        self.rows.range(from..=to).filter_map(|(place, row)| Some((V::key(*place), V::of(row)?)))
     }
 
-    /// The keys of the rows for which `wanted` holds, to change them one by one.
-    pub(super) fn keys_where(&self, wanted: impl Fn(V::Key, &V) -> bool) -> Vec<V::Key> {
-        self.iter().filter(|(key, value)| wanted(*key, value)).map(|(key, _)| key).collect()
+    /// The keys of the rows for which `wanted` holds, to change them one by one; at most `most` of them.
+    pub(super) fn keys_where<V: Stored + 'static>(&self, most: usize, wanted: impl Fn(&V) -> bool) -> Vec<V::Key> {
+        self.all::<V>().filter(|(_, value)| wanted(value)).map(|(key, _)| key).take(most).collect()
     }
 
     /// Puts a row back that was stored before.
-    pub(super) fn restore(&mut self, key: V::Key, value: V) {
-        self.rows.insert(key, value);
+    pub(super) fn restore(&mut self, place: Place, row: Row) {
+        self.rows.insert(place, row);
     }
 
-    /// Moves what changed since the last drain to `changes`.
-    pub(super) fn drain(&mut self, changes: &mut Changes) {
-        for key in std::mem::take(&mut self.touched) {
-            let row = self.rows.get(&key).map(|value| V::row(key, value.clone()));
-            changes.push(Change { table: V::TABLE, id: V::id(key), row });
-        }
+    /// What changed since the last drain.
+    pub(super) fn drain(&mut self) -> Changes {
+        let touched = std::mem::take(&mut self.touched);
+        touched.into_iter().map(|place| Change { place, row: self.rows.get(&place).cloned() }).collect()
+    }
+
+    fn touch(&mut self, place: Place) -> Option<&mut Row> {
+        let row = self.rows.get_mut(&place)?;
+        self.touched.insert(place);
+        Some(row)
+    }
+
+    fn put(&mut self, place: Place, row: Row) {
+        self.touched.insert(place);
+        self.rows.insert(place, row);
+    }
+
+    fn take(&mut self, place: Place) -> Option<Row> {
+        let row = self.rows.remove(&place)?;
+        self.touched.insert(place);
+        Some(row)
     }
 }
 
 macro_rules! stored {
-    ($($value:ty, $key:ty, $table:literal, |$k:ident| $id:expr, $row:expr;)*) => {$(
-        impl Stored for $value {
-            type Key = $key;
-            const TABLE: &'static str = $table;
+    ($($kind:ident $name:literal: $key:ty, |$k:pat_param| $parts:expr, |$limit:pat_param, $rest:pat_param| $back:expr;)*) => {
+        const KINDS: [&str; [$($name),*].len()] = [$($name),*];
+        $(
+            impl Stored for $kind {
+                type Key = $key;
+                const KIND: &'static str = $name;
 
-            fn id($k: $key) -> String {
-                $id
-            }
+                fn place($k: $key) -> Place {
+                    let (limit, rest) = $parts;
+                    Place { kind: $name, limit, rest }
+                }
 
-            fn row(key: $key, value: Self) -> Row {
-                $row(key, value)
+                fn key(Place { limit: $limit, rest: $rest, .. }: Place) -> $key {
+                    $back
+                }
+
+                fn into_row(self) -> Row {
+                    Row::$kind(self)
+                }
+
+                fn from_row(row: Row) -> Option<Self> {
+                    if let Row::$kind(value) = row { Some(value) } else { None }
+                }
+
+                fn of(row: &Row) -> Option<&Self> {
+                    if let Row::$kind(value) = row { Some(value) } else { None }
+                }
+
+                fn of_mut(row: &mut Row) -> Option<&mut Self> {
+                    if let Row::$kind(value) = row { Some(value) } else { None }
+                }
             }
-        }
-    )*};
+        )*
+    };
 }
 
-/// A lease after its end: the same facts, another table.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Past(pub(super) Lease);
-
 stored! {
-    Allowance, KeyNo, "allowance", |k| k.to_string(), |k, v| Row::Allowance(k, Box::new(v));
-    Lease, (KeyNo, LeaseId), "lease", |k| format!("{}.{}", k.0, k.1.0), Row::Lease;
-    Past, (KeyNo, LeaseId), "past", |k| format!("{}.{}", k.0, k.1.0), |k, v: Past| Row::Past(k, v.0);
-    Piece, (KeyNo, LeaseId), "piece", |k| format!("{}.{}", k.0, k.1.0), Row::Piece;
-    Hold, OpId, "hold", |k| k.to_string(), Row::Hold;
-    Queued, u64, "queued", |k| k.to_string(), Row::Queued;
-    Memo, OpId, "memo", |k| k.to_string(), Row::Memo;
-    Sender, (KeyNo, Incarnation), "sender", |k| format!("{}.{}", k.0, k.1), Row::Sender;
-    Reporter, Incarnation, "reporter", |k| k.to_string(), Row::Reporter;
+    Head "head": (), |()| (0, 0), |_, _| ();
+    Allowance "allowance": KeyNo, |k| (k, 0), |k, _| k;
+    Lease "lease": (KeyNo, LeaseId), |(k, id)| (k, id.0.into()), |k, id| (k, LeaseId(low(id)));
+    Past "past": (KeyNo, LeaseId), |(k, id)| (k, id.0.into()), |k, id| (k, LeaseId(low(id)));
+    Piece "piece": (KeyNo, LeaseId), |(k, id)| (k, id.0.into()), |k, id| (k, LeaseId(low(id)));
+    Hold "hold": OpId, |id| (0, id.0), |_, id| OpId(id);
+    Queued "queued": u64, |ticket| (0, ticket.into()), |_, ticket| low(ticket);
+    Memo "memo": OpId, |id| (0, id.0), |_, id| OpId(id);
+    Sender "sender": (KeyNo, Incarnation), |(k, from)| (k, from.0), |k, from| (k, Incarnation(from));
+    Reporter "reporter": Incarnation, |from| (0, from.0), |_, from| Incarnation(from);
+}
+
+/// What was widened to be a part of a key.
+#[expect(clippy::cast_possible_truncation, reason = "it came from a u64")]
+const fn low(rest: u128) -> u64 {
+    rest as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_round_trip() {
+        for text in ["head/0/0", "lease/3/1a", "memo/0/ffffffffffffffffffffffffffffffff"] {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+        }
+        for text in ["", "lease", "lease/3", "lease/x/1", "lease/3/g", "letter/3/1"] {
+            assert_eq!(text.parse::<Place>(), Err(InvalidId), "{text}");
+        }
+    }
 }

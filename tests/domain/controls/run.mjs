@@ -4,7 +4,7 @@
 //   node tests/domain/controls/run.mjs [--only <part of a name>] [--quick]      --quick: every tenth control
 
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { controls } from './controls.mjs';
@@ -30,23 +30,29 @@ if (built.status !== 0) {
 	throw new Error('the crate does not build as it is');
 }
 
+const limit = join(work, 'src/domain/limit');
+const files = readdirSync(limit).map((name) => join(limit, name));
+
 let missed = 0;
-for (const [name, file, code, broken, test] of chosen) {
-	const path = join(work, 'src/domain/limit', file);
-	const original = readFileSync(path, 'utf8');
+for (const [name, code, broken, test] of chosen) {
+	const originals = new Map(files.map((file) => [file, readFileSync(file, 'utf8')]));
 	// Some rules are kept twice: then both are broken.
 	const pairs = Array.isArray(code) ? code.map((part, at) => [part, broken[at]]) : [[code, broken]];
-	const odd = pairs.find(([part]) => original.split(part).length !== 2);
+	const holders = (part) => files.filter((file) => originals.get(file).includes(part));
+	const odd = pairs.find(([part]) => holders(part).length !== 1 || originals.get(holders(part)[0]).split(part).length !== 2);
 	let verdict;
 	if (odd) {
-		verdict = `the code to break is there ${original.split(odd[0]).length - 1} times: ${odd[0]}`;
+		verdict = `the code to break is not there once: ${odd[0]}`;
 	} else {
-		writeFileSync(path, pairs.reduce((text, [part, to]) => text.replace(part, () => to), original));
+		for (const [part, to] of pairs) {
+			const [file] = holders(part);
+			writeFileSync(file, readFileSync(file, 'utf8').replace(part, () => to));
+		}
 		const builds = cargo('--no-run');
 		const run = builds.status === 0 ? cargo(test) : undefined;
 		if (!run) verdict = `does not compile: ${builds.stderr.split('\n').find((line) => line.startsWith('error'))}`;
 		else if (run.status === 0) verdict = `${test} did not notice`;
-		writeFileSync(path, original);
+		for (const [file, text] of originals) writeFileSync(file, text);
 	}
 	console.log(`${verdict ? 'MISSED ' : 'noticed'}  ${name}${verdict ? `: ${verdict}` : ''}`);
 	missed += verdict ? 1 : 0;

@@ -1,6 +1,7 @@
 //! Schedules that chance does not find, each by hand. Every one of them broke a draft of the protocol, or would have.
 
 use tollgate::domain::limit::*;
+use tollgate::domain::outbox::Event;
 use tollgate::domain::time::UnixMillis;
 
 use super::bound::{Mark, Slack, excess};
@@ -61,7 +62,7 @@ fn report(limiter: &mut Limiter, from: u128, rule: &Rule, lease: LeaseId, used: 
 
 fn take_call(from: u128, rules: &[Rule], id: u128, tag: Option<u128>, cost: u64) -> Call {
     let costs = (0..rules.len()).map(|place| (place, cost)).collect();
-    let op = Op::Take { id: OpId(id), tag: tag.map(Tag), costs, event: None };
+    let op = Op::Take(Take { id: OpId(id), tag: tag.map(Tag), costs, events: vec![], reserve: None });
     Call { rules: rules.to_vec(), op: Some(op), ..call(from, &rules[0]) }
 }
 
@@ -71,17 +72,28 @@ fn take(limiter: &mut Limiter, rule: &Rule, id: u128, tag: Option<u128>, cost: u
 }
 
 fn reserve(limiter: &mut Limiter, rule: &Rule, id: u128, cost: u64, hold_ms: u64, now: u64) -> Outcome {
-    let op = Op::Reserve { id: OpId(id), tag: None, costs: vec![(0, cost)], event: None, hold_ms, commits: false };
+    let reserve = Some(Reserve { hold_ms, commits: false });
+    let op = Op::Take(Take { id: OpId(id), tag: None, costs: vec![(0, cost)], events: vec![], reserve });
     limiter.step(&Call { op: Some(op), ..call(7, rule) }, at(now)).0.outcome.unwrap().1
 }
 
 fn end(limiter: &mut Limiter, rule: &Rule, id: u128, commit: bool, now: u64) -> Outcome {
-    let op = if commit { Op::Commit { id: OpId(id) } } else { Op::Void { id: OpId(id) } };
+    let id = OpId(id);
+    let op = if commit { Op::Commit { id } } else { Op::Void { id, reversals: vec![] } };
     limiter.step(&Call { op: Some(op), ..call(7, rule) }, at(now)).0.outcome.unwrap().1
 }
 
 fn event(id: &str) -> Event {
-    Event { id: id.to_owned(), body: serde_json::Value::Null }
+    Event {
+        source: "gate".to_owned(),
+        id: id.to_owned(),
+        meter: "calls".parse().unwrap(),
+        mode: Mode::Live,
+        quantity: 1,
+        at: at(0),
+        period: at(0),
+        detail: serde_json::Value::Null,
+    }
 }
 
 fn record(limiter: &mut Limiter, from: u128, rule: &Rule, id: u128, lease: LeaseId, cost: u64, now: u64) -> Outcome {
@@ -98,8 +110,13 @@ fn drain(limiter: &mut Limiter, rule: &Rule, first_id: u128, now: u64) -> u64 {
     (0..).take_while(|n| take(limiter, rule, first_id + n, None, 1, now) == Outcome::Admit).count() as u64
 }
 
-fn avail(limiter: &Limiter, rule: &Rule, now: u64) -> u64 {
-    limiter.standing(&rule.key, at(now)).unwrap().avail
+fn standing(limiter: &mut Limiter, rule: &Rule, now: u64) -> Standing {
+    limiter.tick(at(now));
+    limiter.standing(&rule.key).unwrap()
+}
+
+fn avail(limiter: &mut Limiter, rule: &Rule, now: u64) -> u64 {
+    standing(limiter, rule, now).avail
 }
 
 fn assert_within(policy: Policy, admitted: &[(u64, u64)]) {
@@ -137,7 +154,7 @@ fn answered_with_nothing_then_reporting() {
     let mut spent = 0;
     for n in 0..4 {
         assert_eq!(isolate.admit(&charge, at(n)), Admission::Ask);
-        let (call, ticket) = isolate.take(OpId(n.into()), None, &charge, None, at(n));
+        let (call, ticket) = isolate.take(OpId(n.into()), None, &charge, vec![], None, at(n));
         let reply = limiter.step(&call, at(n)).0;
         isolate.answered(&reply, at(n));
         spent += u64::from(isolate.verdict(ticket, Some(&reply), at(n)) == Verdict::Admit);
@@ -222,7 +239,7 @@ fn an_admit_that_arrives_three_seconds_late() {
     let charge = [Charge { slot: isolate.resolve(&rule), cost: 20 }];
     for (arrives, verdict) in [(250, Verdict::Admit), (10_251, Verdict::Unknown), (23_000, Verdict::Unknown)] {
         let sent = arrives / 10_000 * 10_000;
-        let (call, ticket) = isolate.take(OpId(arrives.into()), None, &charge, None, at(sent));
+        let (call, ticket) = isolate.take(OpId(arrives.into()), None, &charge, vec![], None, at(sent));
         let reply = limiter.step(&call, at(sent + 1)).0;
         assert_eq!(reply.outcome.as_ref().unwrap().1, Outcome::Admit);
         assert_eq!(isolate.verdict(ticket, Some(&reply), at(arrives)), verdict);
@@ -235,7 +252,7 @@ fn a_void_after_the_refill() {
     let rule = rule(rate(100, 100), 1);
     let mut limiter = limiter();
     assert_eq!(reserve(&mut limiter, &rule, 1, 100, 60_000, 0), Outcome::Admit);
-    assert_eq!(avail(&limiter, &rule, 5_000), 0);
+    assert_eq!(avail(&mut limiter, &rule, 5_000), 0);
     assert_eq!(end(&mut limiter, &rule, 1, false, 5_000), Outcome::Done);
     assert_eq!(drain(&mut limiter, &rule, 10, 5_000), 100);
     assert_eq!(end(&mut limiter, &rule, 1, false, 5_001), Outcome::Done, "said again, it is done once");
@@ -251,7 +268,7 @@ fn a_reservation_that_lapsed_long_ago() {
     assert_eq!(reserve(&mut limiter, &rule, 1, 60, 1_000, 0), Outcome::Admit);
     assert_eq!(limiter.wakes_at(), Some(at(1_000)));
     limiter.tick(at(1_100));
-    let standing = limiter.standing(&rule.key, at(1_100)).unwrap();
+    let standing = standing(&mut limiter, &rule, 1_100);
     assert_eq!((standing.avail, standing.open), (100, 0));
     assert_eq!(drain(&mut limiter, &rule, 10, 1_100), 100);
 }
@@ -410,10 +427,10 @@ fn record_after_the_rest_was_returned() {
         Outcome::Gone,
         "more than it held"
     );
-    assert_eq!(avail(&limiter, &exact, forgotten + 2_000), 900);
+    assert_eq!(avail(&mut limiter, &exact, forgotten + 2_000), 900);
     let settled = forgotten + 1_000 + GRACE_MS;
     assert_eq!(record(&mut limiter, 1, &exact, 4, out.lease, 10, settled), Outcome::Gone);
-    assert_eq!(avail(&limiter, &exact, settled), 940);
+    assert_eq!(avail(&mut limiter, &exact, settled), 940);
     assert_eq!(drain(&mut limiter, &exact, 100, settled), 940);
 }
 
@@ -424,7 +441,7 @@ fn record_after_the_lease_was_closed() {
     let mut limiter = limiter();
     let out = lease(&mut limiter, 1, &exact, 1, 500, 0);
     report(&mut limiter, 1, &exact, out.lease, 40, 60, 10);
-    assert_eq!(avail(&limiter, &exact, 10), 960);
+    assert_eq!(avail(&mut limiter, &exact, 10), 960);
     assert_eq!(record(&mut limiter, 1, &exact, 1, out.lease, 40, 20), Outcome::Done);
     assert_eq!(record(&mut limiter, 1, &exact, 2, out.lease, 1, 21), Outcome::Gone);
 }
@@ -439,7 +456,7 @@ fn the_first_answer_after_a_long_cut() {
     let mut first = None;
     for n in 0..4_u64 {
         isolate.admit(&charge, at(n));
-        first = Some(isolate.take(OpId(n.into()), None, &charge, None, at(n)).0);
+        first = Some(isolate.take(OpId(n.into()), None, &charge, vec![], None, at(n)).0);
     }
     let first = first.unwrap();
     assert_eq!(first.asks.len(), 1);
@@ -449,12 +466,12 @@ fn the_first_answer_after_a_long_cut() {
     assert_eq!(again.asks[0].seq, first.asks[0].seq);
     isolate.admit(&charge, at(2_600));
     let reply = limiter.step(&first, at(2_590)).0;
-    let (other, _) = isolate.take(OpId(9), None, &charge, None, at(2_600));
+    let (other, _) = isolate.take(OpId(9), None, &charge, vec![], None, at(2_600));
     assert!(other.asks.is_empty() || other.asks[0].seq != first.asks[0].seq);
     isolate.answered(&reply, at(2_700));
     assert_eq!(isolate.admit(&charge, at(2_701)), Admission::Ask, "the old answer is ignored");
     // An answer in time counts from the first send, however late it comes.
-    let (retried, _) = isolate.take(OpId(10), None, &charge, None, at(3_100));
+    let (retried, _) = isolate.take(OpId(10), None, &charge, vec![], None, at(3_100));
     let reply = limiter.step(&retried, at(3_200)).0;
     isolate.answered(&reply, at(4_000));
     assert_eq!(isolate.admit(&charge, at(4_001)), Admission::Admit);
@@ -481,7 +498,7 @@ fn a_cost_larger_than_a_childs_pool() {
         if let Some(up) = effects.forward {
             // Asked again before the parent answered: forwarded again, set aside once.
             assert!(child.step(&ask(id, cost), at(1)).1.forward.is_some());
-            assert_eq!(avail(&child, &own, 1), 40);
+            assert_eq!(avail(&mut child, &own, 1), 40);
             let answer = parent.step(&up, at(1)).0;
             assert_eq!(parent.step(&up, at(2)).0.outcome, answer.outcome);
             assert_eq!(child.forwarded(OpId(id), Some(&answer), at(3)).0, Some(Outcome::Admit));
@@ -490,7 +507,7 @@ fn a_cost_larger_than_a_childs_pool() {
         let outcome = child.step(&ask(id, cost), at(5)).0.outcome;
         assert_eq!(outcome.map(|outcome| outcome.1 == Outcome::Admit), Some(admitted));
     }
-    assert_eq!((avail(&child, &own, 5), avail(&parent, &shared, 5)), (40, 40));
+    assert_eq!((avail(&mut child, &own, 5), avail(&mut parent, &shared, 5)), (40, 40));
     // Refused above, the child's own part goes back.
     let mut parent = limiter();
     drain(&mut parent, &shared, 1_000, 0);
@@ -499,12 +516,12 @@ fn a_cost_larger_than_a_childs_pool() {
     let answer = parent.step(&up, at(1)).0;
     let (outcome, _) = child.forwarded(OpId(3), Some(&answer), at(2));
     assert!(matches!(&outcome, Some(Outcome::Deny(denial)) if denial.key.tenant == tenant(0)), "{outcome:?}");
-    assert_eq!(avail(&child, &own, 2), 100);
+    assert_eq!(avail(&mut child, &own, 2), 100);
     // Unreachable, it goes back by itself.
     child.step(&ask(4, 30), at(3));
-    assert_eq!(avail(&child, &own, 3), 70);
+    assert_eq!(avail(&mut child, &own, 3), 70);
     assert_eq!(child.forwarded(OpId(4), None, at(300)).0, None);
-    assert_eq!(avail(&child, &own, 3_000), 100);
+    assert_eq!(avail(&mut child, &own, 3_000), 100);
 }
 
 /// A child takes from several pieces at once, and tells the parent what became of each.
@@ -522,10 +539,10 @@ fn a_take_from_several_pieces() {
             child.parent_reply(&reply, at(now));
         }
     }
-    let free = avail(&child, &pool, 1_000);
+    let free = avail(&mut child, &pool, 1_000);
     assert!(pieces >= 2 && free > 0, "{pieces} pieces, {free} free");
     assert_eq!(take(&mut child, &pool, 1, None, free, 1_000), Outcome::Admit);
-    assert_eq!(avail(&child, &pool, 1_000), 0);
+    assert_eq!(avail(&mut child, &pool, 1_000), 0);
 }
 
 /// A reservation that a piece paid and the parent was told of does not come back to the piece: the parent minted on.
@@ -538,9 +555,9 @@ fn a_void_of_what_the_parent_was_told_is_used() {
     lease(&mut child, 2, &pool, 1, 40, 20);
     let told = child.parent_call(at(2_000)).map(|call| call.reports[0]);
     assert!(told.is_some_and(|report| report.used >= 60), "{told:?}");
-    let before = avail(&child, &pool, 2_001);
+    let before = avail(&mut child, &pool, 2_001);
     end(&mut child, &pool, 1, false, 2_001);
-    assert_eq!(avail(&child, &pool, 2_001), before);
+    assert_eq!(avail(&mut child, &pool, 2_001), before);
 }
 
 /// Reports that overtake each other, and come again after the lease was closed, change nothing.
@@ -551,15 +568,15 @@ fn reports_out_of_order() {
     let out = lease(&mut limiter, 1, &rule, 1, 50, 0);
     report(&mut limiter, 1, &rule, out.lease, 20, 0, 1);
     report(&mut limiter, 1, &rule, out.lease, 10, 0, 2);
-    assert_eq!(limiter.standing(&rule.key, at(2)).unwrap().open, 30);
+    assert_eq!(standing(&mut limiter, &rule, 2).open, 30);
     report(&mut limiter, 2, &rule, out.lease, 20, 30, 3);
-    assert_eq!(avail(&limiter, &rule, 3), 50, "another isolate's report");
+    assert_eq!(avail(&mut limiter, &rule, 3), 50, "another isolate's report");
     report(&mut limiter, 1, &rule, out.lease, 20, 30, 4);
     report(&mut limiter, 1, &rule, out.lease, 20, 30, 5);
-    assert_eq!(avail(&limiter, &rule, 5), 80);
+    assert_eq!(avail(&mut limiter, &rule, 5), 80);
     let late = lease(&mut limiter, 1, &rule, 2, 10, 6);
     report(&mut limiter, 1, &rule, late.lease, 0, 10, 6 + lease_life(TTL_MS));
-    assert_eq!(avail(&limiter, &rule, 6 + lease_life(TTL_MS)), 70 + 5, "an expired lease gives nothing back");
+    assert_eq!(avail(&mut limiter, &rule, 6 + lease_life(TTL_MS)), 70 + 5, "an expired lease gives nothing back");
 }
 
 /// The same ask, however often it comes, gets the same lease; an older one gets nothing.
@@ -572,7 +589,7 @@ fn an_ask_repeated_and_overtaken() {
     let second = lease(&mut limiter, 1, &rule, 2, 10, 500);
     assert_ne!(second.lease, first.lease);
     assert_eq!(lease(&mut limiter, 1, &rule, 1, 10, 600).tokens, 0);
-    assert_eq!(limiter.standing(&rule.key, at(600)).unwrap().open, 20);
+    assert_eq!(standing(&mut limiter, &rule, 600).open, 20);
 }
 
 /// The same op, however often it comes, gets the same answer and spends once; a refusal too.
@@ -585,7 +602,7 @@ fn an_op_repeated() {
     let refused = take(&mut limiter, &rule, 2, None, 10, 20);
     assert!(is_denied(&refused));
     assert_eq!(take(&mut limiter, &rule, 2, None, 10, 5_000), refused);
-    assert_eq!(avail(&limiter, &rule, 5_000), 10);
+    assert_eq!(avail(&mut limiter, &rule, 5_000), 10);
 }
 
 /// A large cost that was refused does not refuse small ones, nor forget a smaller one that is.
@@ -597,12 +614,12 @@ fn a_refused_large_cost_leaves_small_ones_alone() {
     let mut isolate = Isolate::new(Incarnation(1));
     let slot = isolate.resolve(&rule);
     let (large, small) = ([Charge { slot, cost: 90 }], [Charge { slot, cost: 1 }]);
-    let (call, ticket) = isolate.take(OpId(900), None, &large, None, at(150));
+    let (call, ticket) = isolate.take(OpId(900), None, &large, vec![], None, at(150));
     let reply = limiter.step(&call, at(150)).0;
     assert!(matches!(isolate.verdict(ticket, Some(&reply), at(150)), Verdict::Deny(_)));
     assert!(matches!(isolate.admit(&large, at(151)), Admission::Deny { code: Code::RateLimited, .. }));
     assert_eq!(isolate.admit(&small, at(151)), Admission::Ask);
-    let (call, ticket) = isolate.take(OpId(901), None, &small, None, at(151));
+    let (call, ticket) = isolate.take(OpId(901), None, &small, vec![], None, at(151));
     let reply = limiter.step(&call, at(151)).0;
     assert_eq!(isolate.verdict(ticket, Some(&reply), at(151)), Verdict::Admit);
 }
@@ -626,7 +643,7 @@ fn a_refusal_spends_nothing() {
     let both = [Charge { slot: a, cost: 1 }, Charge { slot: b, cost: 1 }];
     for n in 0..4_u64 {
         isolate.admit(&both[..1], at(n));
-        let (call, _ticket) = isolate.take(OpId(n.into()), None, &both[..1], None, at(n));
+        let (call, _ticket) = isolate.take(OpId(n.into()), None, &both[..1], vec![], None, at(n));
         isolate.answered(&limiter.step(&call, at(n)).0, at(n));
     }
     let mut twin = isolate.clone();
@@ -664,11 +681,10 @@ fn usage_reported_twice_and_too_much() {
     assert_eq!(accepted(&mut limiter, 1, 30, 2), 0, "said again");
     let late = lease_life(TTL_MS) + 1_000;
     assert_eq!(accepted(&mut limiter, 2, 30, late), 30, "expired, not settled");
-    let standing = limiter.standing(&leased.key, at(late)).unwrap();
-    assert_eq!(standing.gap, out.tokens - 60, "debited, never reported");
+    assert_eq!(standing(&mut limiter, &leased, late).gap, out.tokens - 60, "debited, never reported");
     assert_eq!(accepted(&mut limiter, 3, 1_000, late + 1), out.tokens - 60, "no more than it held");
     assert_eq!(accepted(&mut limiter, 4, 10, late + 2), 0);
-    assert_eq!(limiter.standing(&leased.key, at(late + 3 * GRACE_MS)).unwrap().gap, 0);
+    assert_eq!(standing(&mut limiter, &leased, late + 3 * GRACE_MS).gap, 0);
 }
 
 /// A clock that jumps forward adds one burst at most; one that is set back adds nothing.
@@ -680,6 +696,27 @@ fn clocks_that_jump() {
     assert_eq!(drain(&mut limiter, &rule, 1_000, 3_600_000), 100);
     assert_eq!(drain(&mut limiter, &rule, 2_000, 1_000), 0);
     assert_eq!(drain(&mut limiter, &rule, 3_000, 3_600_000), 0);
+}
+
+/// Over a jump the limiter forgets a lease that is still spent: with what it mints instead that is two bursts, not three.
+#[test]
+fn a_jump_with_leases_out() {
+    let policy = rate(1, 100);
+    let rule = rule(policy, 1);
+    let mut limiter = limiter();
+    let out = lease(&mut limiter, 1, &rule, 1, 100, 0).tokens;
+    // In true time 10 ms pass, on the limiter's clock an hour.
+    let (true_us, shown) = (10_000, 3_600_000);
+    let marks = [
+        (0, Mark::Admitted(drain(&mut limiter, &rule, 1_000, 0))),
+        (true_us, Mark::Jump),
+        (true_us, Mark::Admitted(drain(&mut limiter, &rule, 2_000, shown))),
+        (true_us + 2_000_000, Mark::Admitted(out)),
+        (true_us + 2_000_000, Mark::Admitted(drain(&mut limiter, &rule, 3_000, shown + 2_000))),
+    ];
+    let over = excess(policy, &marks, Slack { lease_ms: TTL_MS, ..Slack::NONE });
+    assert!(over.0 <= 0.0, "exceeded by {over:?}");
+    assert!(excess(policy, &marks, Slack::NONE).0 > 0.0, "an interval after the jump has more than one burst");
 }
 
 /// 100 a minute is 100 a minute: read at odd moments for an hour, not a token more or less.
@@ -698,6 +735,85 @@ fn minting_is_exact() {
     }
     taken += drain(&mut limiter, &rule, id, 3_600_000);
     assert_eq!(taken, 10 + 6_000);
+}
+
+fn undo(limiter: &mut Limiter, rule: &Rule, id: u128, now: u64) -> (Outcome, Vec<Event>) {
+    let op = Op::Void { id: OpId(id), reversals: vec![event("back")] };
+    let (reply, effects) = limiter.step(&Call { op: Some(op), ..call(7, rule) }, at(now));
+    (reply.outcome.unwrap().1, effects.events)
+}
+
+fn take_event(limiter: &mut Limiter, rule: &Rule, id: u128, cost: u64, now: u64) -> (Outcome, Vec<Event>) {
+    let events = vec![event(&id.to_string())];
+    let op = Op::Take(Take { id: OpId(id), tag: None, costs: vec![(0, cost)], events, reserve: None });
+    let (reply, effects) = limiter.step(&Call { op: Some(op), ..call(7, rule) }, at(now));
+    (reply.outcome.unwrap().1, effects.events)
+}
+
+/// An ADMIT came too late to be acted on and is undone: what it recorded is reversed, what it took of a quota comes back, and
+/// what it took of a rate limit does not, because that may have been minted again.
+#[test]
+fn a_take_undone() {
+    let (period, pace) = (rule(quota(100), 1), rule(rate(10, 100), 1));
+    let mut limiter = limiter();
+    assert_eq!(take_event(&mut limiter, &period, 1, 60, 0), (Outcome::Admit, vec![event("1")]));
+    assert_eq!(undo(&mut limiter, &period, 1, 300), (Outcome::Done, vec![event("back")]));
+    assert_eq!(undo(&mut limiter, &period, 1, 301), (Outcome::Done, vec![]), "said again, it is done once");
+    assert_eq!(take_event(&mut limiter, &period, 1, 60, 302), (Outcome::Gone, vec![]), "asked again, it stays undone");
+    assert_eq!(avail(&mut limiter, &period, 303), 100);
+
+    let pace = Rule { key: LimitKey { limit: "pace".parse().unwrap(), ..pace.key.clone() }, ..pace };
+    assert_eq!(take_event(&mut limiter, &pace, 2, 60, 1_000).0, Outcome::Admit);
+    assert_eq!(avail(&mut limiter, &pace, 7_000), 100);
+    assert_eq!(drain(&mut limiter, &pace, 100, 7_000), 100);
+    assert_eq!(undo(&mut limiter, &pace, 2, 7_001).0, Outcome::Done);
+    assert_eq!(avail(&mut limiter, &pace, 7_001), 0);
+}
+
+/// What undoes a TAKE overtakes it: the TAKE is refused when it comes. A refusal is not undone, and records nothing.
+#[test]
+fn a_take_undone_before_it_came() {
+    let rule = rule(quota(100), 1);
+    let mut limiter = limiter();
+    assert_eq!(undo(&mut limiter, &rule, 1, 0), (Outcome::Done, vec![]));
+    assert_eq!(take_event(&mut limiter, &rule, 1, 60, 1), (Outcome::Gone, vec![]));
+    assert!(is_denied(&take_event(&mut limiter, &rule, 2, 101, 2).0));
+    assert_eq!(undo(&mut limiter, &rule, 2, 3), (Outcome::Done, vec![]));
+    assert_eq!(avail(&mut limiter, &rule, 4), 100);
+}
+
+/// A lease has expired unspent. Of a quota nothing was minted since, so what was not spent comes back, once; of a rate limit
+/// nothing does, whether it was metered or not.
+#[test]
+fn what_an_expired_lease_left() {
+    let forgotten = lease_life(TTL_MS);
+    for recording in [Recording::Unmetered, Recording::Leased, Recording::Exact] {
+        let period = Rule { recording, ..rule(quota(10_000), 1) };
+        let mut limiter = limiter();
+        let out = lease(&mut limiter, 1, &period, 1, 10, 0);
+        assert_eq!((out.tokens, avail(&mut limiter, &period, forgotten)), (10, 9_990));
+        report(&mut limiter, 1, &period, out.lease, 3, 7, forgotten + 1);
+        report(&mut limiter, 1, &period, out.lease, 3, 7, forgotten + 2);
+        assert_eq!(avail(&mut limiter, &period, forgotten + 2), 9_997);
+        report(&mut limiter, 1, &period, out.lease, 0, 10, forgotten + 3);
+        assert_eq!(avail(&mut limiter, &period, forgotten + 3), 9_997, "what is spent stays spent");
+        let settled = avail(&mut limiter, &period, forgotten + 2 * GRACE_MS);
+        let recorded = if recording == Recording::Exact { 10_000 } else { 9_997 };
+        assert_eq!(settled, recorded, "of what was spent, only events that never came make it unspent");
+
+        let pace = Rule { recording, ..rule(rate(100, 100), 1) };
+        let mut limiter = Limiter::new(tenant(0), Incarnation(99));
+        let out = lease(&mut limiter, 1, &pace, 1, 50, 0);
+        let mut admitted = vec![(0, drain(&mut limiter, &pace, 100, 0))];
+        let later = forgotten + 2_000;
+        admitted.push((later, drain(&mut limiter, &pace, 1_000, later)));
+        report(&mut limiter, 1, &pace, out.lease, 0, 50, later);
+        admitted.push((later, drain(&mut limiter, &pace, 2_000, later)));
+        let settled = later + 2 * GRACE_MS;
+        admitted.push((settled, drain(&mut limiter, &pace, 3_000, settled)));
+        admitted.push((settled, drain(&mut limiter, &pace, 4_000, settled + 1)));
+        assert_within(pace.policy, &admitted);
+    }
 }
 
 /// A window that is over is not opened again by a late message.

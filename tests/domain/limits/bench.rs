@@ -37,7 +37,7 @@ fn an_admission_takes_nanoseconds() {
             let large = [Charge { cost: 2_000_000, ..*charge }];
             for n in 0..4 {
                 isolate.admit(&large, now);
-                let (call, _ticket) = isolate.take(OpId(n), None, &large, None, now);
+                let (call, _ticket) = isolate.take(OpId(n), None, &large, vec![], None, now);
                 isolate.answered(&limiter.step(&call, now).0, now);
             }
         }

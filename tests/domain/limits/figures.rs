@@ -1,6 +1,6 @@
 //! How much of the ideal is admitted, and for how many calls: the table of limits.md, to be met or beaten.
 
-use super::world::{Faults, Limit, Setup, Site, World, rate};
+use super::world::{Faults, Limit, Setup, Site, World, quota, rate};
 use tollgate::domain::limit::Recording;
 
 pub(crate) struct Figure {
@@ -29,6 +29,7 @@ pub(crate) fn figure(
         reserves: None,
         resends: true,
         seconds,
+        idle_seconds: 0,
     };
     let world = World::new(setup, 7).run();
     world.check(7);
@@ -77,6 +78,83 @@ fn the_table_of_the_design_is_met_or_beaten() {
     println!("2 % of B/3 that never ask again, load 1.5: {:.3}, {:.3}", large.admitted, large.calls);
     assert!(large.admitted >= 0.90, "large costs that are held for nobody");
     assert!(worse.is_empty(), "worse than the design: {worse:#?}");
+}
+
+/// A capped team that is refused again and again takes from its organisation what its cap lets it spend, and no more.
+#[test]
+fn a_capped_team_that_floods_leaves_the_rest_to_its_organisation() {
+    let (organisation, cap) = (rate(100, 100), rate(1, 2));
+    let limit = |policy, owner| Limit { name: "rps", policy, owner, recording: Recording::Unmetered };
+    for isolates in [1, 4] {
+        let admitted = |team_per_second: f64| {
+            let own = Site { limiter: 0, charges: vec![(0, 1)], per_second: 93.0 / isolates as f64 };
+            let team =
+                Site { limiter: 1, charges: vec![(1, 1), (0, 1)], per_second: team_per_second / isolates as f64 };
+            let setup = Setup {
+                limits: vec![limit(organisation, 0), limit(cap, 1)],
+                parents: vec![None, Some(0)],
+                sites: [vec![own; isolates], vec![team; isolates]].concat(),
+                faults: Faults::NONE,
+                large: None,
+                reserves: None,
+                resends: true,
+                seconds: 60,
+                idle_seconds: 0,
+            };
+            let mut world = World::new(setup, 11);
+            world.print = isolates == 4 && team_per_second > 1.0 && std::env::var("PRINT").is_ok();
+            let world = world.run();
+            world.check(11);
+            let spent = |limit: usize| {
+                let marks = world.marks[limit].iter();
+                marks
+                    .map(|(_, mark)| if let super::bound::Mark::Admitted(cost) = mark { *cost } else { 0 })
+                    .sum::<u64>()
+            };
+            (spent(0) - spent(1), spent(1))
+        };
+        let (alone, _) = admitted(0.001);
+        let (beside, team) = admitted(190.0);
+        println!(
+            "{isolates} isolates each: the organisation's own {alone} alone, {beside} beside a team that got {team}"
+        );
+        assert!(beside + team + 60 >= alone, "the organisation was left {beside} of {alone}");
+        assert!(team >= 50, "the team was left {team}");
+    }
+}
+
+/// Of leased meters nothing is lost but to a crash: what a quiet isolate counted is told, and what it held goes back.
+#[test]
+fn a_quiet_isolate_leaves_no_gap() {
+    for (seed, per_second, policy, child) in [
+        (1, 0.3, quota(100_000), false),
+        (2, 3.0, quota(100_000), false),
+        (3, 40.0, quota(1_000_000), false),
+        (4, 400.0, rate(2_000, 4_000), false),
+        (5, 3.0, quota(100_000), true),
+        (6, 40.0, rate(200, 400), true),
+    ] {
+        let site = Site { limiter: usize::from(child), charges: vec![(0, 1)], per_second };
+        let setup = Setup {
+            limits: vec![Limit { name: "units", policy, owner: 0, recording: Recording::Leased }],
+            parents: if child { vec![None, Some(0)] } else { vec![None] },
+            sites: vec![site; 3],
+            faults: Faults { quiet: true, ..Faults::NONE },
+            large: None,
+            reserves: None,
+            resends: true,
+            seconds: 60,
+            idle_seconds: 200,
+        };
+        let mut world = World::new(setup, seed);
+        world.print = seed == 2 && std::env::var("PRINT").is_ok();
+        let mut world = world.run();
+        world.check(seed);
+        let (counted, told) = world.reported();
+        let gap: u64 = (0..=usize::from(child)).map(|limiter| world.gaps(limiter)).sum();
+        println!("{per_second} a second, {policy:?}: {told} of {counted} told, gap {gap}");
+        assert_eq!((told, gap), (counted, 0));
+    }
 }
 
 /// Where B is 1000 tokens for each isolate, a request hardly ever waits for the limiter.

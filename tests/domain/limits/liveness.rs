@@ -22,6 +22,7 @@ fn a_large_cost_that_keeps_asking_is_admitted_in_time() {
             reserves: None,
             resends: true,
             seconds: 200,
+            idle_seconds: 0,
         };
         let world = World::new(setup, seed).run();
         world.check(seed);

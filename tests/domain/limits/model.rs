@@ -25,20 +25,38 @@ const COSTS: [u64; 2] = [1, 4];
 
 struct World {
     requests: [u8; 2],
-    copies: u8,
+    /// How often a message arrives once more than it was sent.
+    repeats: u8,
     crashes: u8,
     /// How many messages are on their way at once, at most.
     in_flight: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Message {
     Call { to: usize, from: Asker, call: Call },
     Reply { to: Asker, reply: Reply },
 }
 
-/// Who waits for an answer: an isolate, the child, or the child on behalf of an isolate's op.
+/// A message on its way.
 #[derive(Clone, Debug)]
+struct Sent {
+    message: Message,
+    /// Since which moment.
+    since: usize,
+    /// Whether it has arrived already.
+    arrived: bool,
+    number: u32,
+}
+
+impl Hash for Sent {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.message, self.since, self.arrived).hash(state);
+    }
+}
+
+/// Who waits for an answer: an isolate, the child, or the child on behalf of an isolate's op.
+#[derive(Clone, Debug, Hash)]
 enum Asker {
     Isolate(usize, u8),
     Child,
@@ -51,17 +69,19 @@ struct State {
     isolates: Vec<Isolate>,
     lives: [u8; 2],
     tickets: Vec<(usize, OpId, Ticket)>,
-    limiters: [BTreeMap<String, Row>; 2],
-    /// What is on its way, how often it arrived already, and since which moment.
-    network: Vec<(Message, u8, usize)>,
+    limiters: [BTreeMap<Place, Row>; 2],
+    network: Vec<Sent>,
+    /// How many messages were sent, to tell the newest.
+    sent: u32,
     requests: [u8; 2],
+    repeats: u8,
     crashes: u8,
     ops: u128,
     /// What was admitted and has not drained at the rate of the limit, in thousandths: at most the burst, in every interval.
     level: u64,
     /// A lease from the child has paid after the first moment.
     late: bool,
-    digest: (u64, u64),
+    digest: u64,
 }
 
 impl PartialEq for State {
@@ -80,11 +100,19 @@ impl Hash for State {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Action {
+    On(Occasion),
+    /// The same, and every message that it sends is lost: when it is lost nobody can tell.
+    InVain(Occasion),
+    Crash(usize),
+    Tick,
+}
+
+/// What sends messages.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Occasion {
     Request(usize),
     Renew(usize),
     Deliver(usize),
-    Crash(usize),
-    Tick,
 }
 
 fn rule(above: u8) -> Rule {
@@ -142,7 +170,10 @@ impl State {
             Message::Call { from: Asker::Isolate(1, _), .. } | Message::Reply { to: Asker::Isolate(1, _), .. } => {
                 self.deliver(message);
             }
-            _ => self.network.push((message, 0, self.moment)),
+            _ => {
+                self.sent += 1;
+                self.network.push(Sent { message, since: self.moment, arrived: false, number: self.sent });
+            }
         }
     }
 
@@ -158,13 +189,12 @@ impl State {
     fn limiter<T>(&mut self, which: usize, work: impl FnOnce(&mut Limiter, UnixMillis) -> T) -> T {
         let rows = &mut self.limiters[which];
         let fresh = || Limiter::new(tenant(which), Incarnation(100 + which as u128));
-        let mut limiter = Limiter::restore(rows.values().cloned()).unwrap_or_else(fresh);
+        let mut limiter = Limiter::restore(rows.iter().map(|(place, row)| (*place, row.clone()))).unwrap_or_else(fresh);
         let done = work(&mut limiter, UnixMillis(START + MOMENTS[self.moment]));
         for change in limiter.changes() {
-            let id = format!("{}/{}", change.table, change.id);
             match change.row {
-                Some(row) => rows.insert(id, row),
-                None => rows.remove(&id),
+                Some(row) => rows.insert(change.place, row),
+                None => rows.remove(&change.place),
             };
         }
         done
@@ -219,28 +249,62 @@ impl State {
     }
 
     fn seal(mut self) -> Self {
-        // In what order messages were sent does not matter, nor what has been delivered for good.
-        self.network.sort_by_cached_key(|message| format!("{message:?}"));
-        let whole = format!(
-            "{} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {}",
-            self.moment,
-            self.isolates,
-            self.lives,
-            self.tickets,
-            self.limiters,
-            self.network,
-            self.requests,
-            self.crashes,
-            self.level,
-            self.late
-        );
-        let digest = |salt: u64| {
-            let mut hasher = DefaultHasher::new();
-            (salt, &whole).hash(&mut hasher);
-            hasher.finish()
-        };
-        self.digest = (digest(1), digest(2));
+        // In what order messages were sent does not matter.
+        self.network.sort_by_cached_key(digest);
+        let State { moment, isolates, lives, tickets, limiters, network, .. } = &self;
+        let State { requests, repeats, crashes, level, late, .. } = &self;
+        let counts = (requests, repeats, crashes, level, late);
+        self.digest = digest(&(moment, isolates, lives, tickets, limiters, network, counts));
         self
+    }
+}
+
+fn digest(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl World {
+    fn happen(&self, state: &mut State, occasion: Occasion) {
+        match occasion {
+            Occasion::Request(site) => {
+                let (now, charge) = (state.now(), state.charge(site));
+                state.requests[site] += 1;
+                match state.isolates[site].admit(&charge, now) {
+                    Admission::Admit => {
+                        state.admitted(COSTS[site]);
+                        state.late |= site == 0 && state.moment > 0;
+                    }
+                    Admission::Deny { .. } => {}
+                    Admission::Ask => {
+                        state.ops += 1;
+                        let op = OpId(state.ops);
+                        let (call, ticket) = state.isolates[site].take(op, None, &charge, vec![], None, now);
+                        state.tickets.push((site, op, ticket));
+                        let from = Asker::Isolate(site, state.lives[site]);
+                        state.send(Message::Call { to: 1 - site, from, call });
+                    }
+                }
+                if state.isolates[site].is_due() {
+                    state.renew(site);
+                }
+            }
+            Occasion::Renew(site) => state.renew(site),
+            Occasion::Deliver(at) => {
+                let sent = state.network[at].clone();
+                if sent.arrived {
+                    state.repeats += 1;
+                    state.network.remove(at);
+                } else {
+                    state.network[at].arrived = true;
+                }
+                if state.repeats == self.repeats {
+                    state.network.retain(|sent| !sent.arrived);
+                }
+                state.deliver(sent.message);
+            }
+        }
     }
 }
 
@@ -256,12 +320,14 @@ impl Model for World {
             tickets: Vec::new(),
             limiters: [BTreeMap::new(), BTreeMap::new()],
             network: Vec::new(),
+            sent: 0,
             requests: [0, 0],
+            repeats: 0,
             crashes: 0,
             ops: 1_000,
             level: 0,
             late: false,
-            digest: (0, 0),
+            digest: 0,
         };
         // The child has fetched already.
         let mut state = state;
@@ -274,13 +340,19 @@ impl Model for World {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        let mut occasions = Vec::new();
         for site in 0..2 {
             if state.requests[site] < self.requests[site] {
-                actions.push(Action::Request(site));
+                occasions.push(Occasion::Request(site));
             }
             if state.isolates[site].wakes_at().is_some_and(|at| at <= state.now()) {
-                actions.push(Action::Renew(site));
+                occasions.push(Occasion::Renew(site));
             }
+        }
+        occasions.extend((0..state.network.len()).map(Occasion::Deliver));
+        for occasion in occasions {
+            actions.push(Action::On(occasion));
+            actions.push(Action::InVain(occasion));
         }
         if state.crashes < self.crashes {
             actions.push(Action::Crash(0));
@@ -288,43 +360,19 @@ impl Model for World {
         if state.moment + 1 < MOMENTS.len() {
             actions.push(Action::Tick);
         }
-        actions.extend((0..state.network.len()).map(Action::Deliver));
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = last.clone();
         match action {
-            Action::Request(site) => {
-                let (now, charge) = (state.now(), state.charge(site));
-                state.requests[site] += 1;
-                match state.isolates[site].admit(&charge, now) {
-                    Admission::Admit => {
-                        state.admitted(COSTS[site]);
-                        state.late |= site == 0 && state.moment > 0;
-                    }
-                    Admission::Deny { .. } => {}
-                    Admission::Ask => {
-                        state.ops += 1;
-                        let op = OpId(state.ops);
-                        let (call, ticket) = state.isolates[site].take(op, None, &charge, None, now);
-                        state.tickets.push((site, op, ticket));
-                        let from = Asker::Isolate(site, state.lives[site]);
-                        state.send(Message::Call { to: 1 - site, from, call });
-                    }
+            Action::On(occasion) => self.happen(&mut state, occasion),
+            Action::InVain(occasion) => {
+                let before = state.sent;
+                self.happen(&mut state, occasion);
+                if state.sent == before {
+                    return None;
                 }
-                if state.isolates[site].is_due() {
-                    state.renew(site);
-                }
-            }
-            Action::Renew(site) => state.renew(site),
-            Action::Deliver(at) => {
-                let (message, delivered, _) = state.network[at].clone();
-                if delivered + 1 >= self.copies {
-                    state.network.remove(at);
-                } else {
-                    state.network[at].1 += 1;
-                }
-                state.deliver(message);
+                state.network.retain(|sent| sent.number <= before);
             }
             Action::Crash(site) => {
                 state.crashes += 1;
@@ -343,14 +391,14 @@ impl Model for World {
                     Message::Call { from: Asker::Isolate(..), .. } | Message::Reply { to: Asker::Isolate(..), .. } => 2,
                     Message::Call { .. } | Message::Reply { .. } => 1,
                 };
-                state.network.retain(|(message, _, since)| now - since < late(message));
+                state.network.retain(|sent| now - sent.since < late(&sent.message));
             }
         }
         Some(state.seal())
     }
 
     fn within_boundary(&self, state: &State) -> bool {
-        state.network.len() <= self.in_flight
+        state.network.iter().filter(|sent| !sent.arrived).count() <= self.in_flight
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -367,12 +415,9 @@ impl Model for World {
 
 #[test]
 fn no_schedule_of_a_small_world_breaks_the_bound() {
-    let full = std::env::var("MODEL").is_ok_and(|size| size == "full");
-    let world = if full {
-        World { requests: [2, 2], copies: 1, crashes: 1, in_flight: 3 }
-    } else {
-        World { requests: [2, 2], copies: 1, crashes: 0, in_flight: 2 }
-    };
+    let spec: Vec<u8> =
+        std::env::var("MODEL").unwrap_or("2,2,1,0,2".into()).split(',').map(|n| n.parse().unwrap()).collect();
+    let world = World { requests: [spec[0], spec[1]], repeats: spec[2], crashes: spec[3], in_flight: spec[4].into() };
     let checker = world.checker().threads(2).spawn_dfs().join();
     let (all, unique) = (checker.state_count(), checker.unique_state_count());
     println!("{all} states, {unique} of them unique, depth {}", checker.max_depth());

@@ -78,7 +78,7 @@ pub(crate) fn setup(seed: u64) -> Setup {
     };
     let large = r.chance(40.0).then(|| (20, (tokens / 2).max(2), r.chance(70.0)));
     let reserves = r.chance(30.0).then_some(10);
-    Setup { limits, parents, sites, faults, large, reserves, resends: r.chance(50.0), seconds: 25 }
+    Setup { limits, parents, sites, faults, large, reserves, resends: r.chance(50.0), seconds: 25, idle_seconds: 0 }
 }
 
 #[test]

@@ -77,6 +77,8 @@ pub(crate) struct Setup {
     /// Whether an isolate sends a TAKE again when no answer has come after a while.
     pub resends: bool,
     pub seconds: u64,
+    /// How long the world goes on when no request comes any more.
+    pub idle_seconds: u64,
 }
 
 /// A clock that may run at another pace, stand still, and be set.
@@ -129,7 +131,7 @@ struct Station {
 
 struct Authority {
     limiter: Limiter,
-    rows: BTreeMap<(&'static str, String), String>,
+    rows: BTreeMap<String, String>,
     clock: Clock,
     down_until: u64,
     wake: u64,
@@ -308,7 +310,7 @@ impl World {
     }
 
     pub(crate) fn run(mut self) -> Self {
-        let end = self.setup.seconds * SECOND;
+        let end = (self.setup.seconds + self.setup.idle_seconds) * SECOND;
         while let Some(Reverse((at, order))) = self.agenda.pop() {
             if at > end {
                 break;
@@ -342,6 +344,12 @@ impl World {
             }
         }
         all
+    }
+
+    /// Which of the world's limits a key is about.
+    fn limit(&self, key: &LimitKey) -> usize {
+        let same = |limit: &Limit| limit.name == key.limit.as_str() && tenant(limit.owner) == key.tenant;
+        self.setup.limits.iter().position(same).unwrap()
     }
 
     /// How many limiters are above this one.
@@ -459,7 +467,9 @@ impl World {
                     self.counts.quiet += 1;
                     next += self.random.within(2, 15) * SECOND;
                 }
-                self.schedule(next, Happening::Request(site));
+                if next < self.setup.seconds * SECOND {
+                    self.schedule(next, Happening::Request(site));
+                }
                 let mut charges = self.setup.sites[site].charges.clone();
                 let mut tag = None;
                 if let Some((one_in, cost, _)) = self.setup.large
@@ -609,7 +619,7 @@ impl World {
                     if self.setup.limits[*limit].recording == Recording::Leased {
                         let slot = self.stations[site].slots[*limit];
                         let payer = self.stations[site].isolate.payer(slot);
-                        self.stations[site].isolate.count(Some((slot, payer)), "minute", *cost);
+                        self.stations[site].isolate.count(Some((slot, payer)), "minute", *cost, now);
                         self.counted += cost;
                     }
                 }
@@ -627,9 +637,10 @@ impl World {
                 let (call, ticket) = if reserve {
                     self.counts.reserved += 1;
                     // A lost COMMIT must not give back what was used; a lost VOID only wastes.
-                    isolate.reserve(op, &charged, None, 3_000, true, now)
+                    let reserve = Reserve { hold_ms: 3_000, commits: true };
+                    isolate.take(op, None, &charged, vec![], Some(reserve), now)
                 } else {
-                    isolate.take(op, tag, &charged, None, now)
+                    isolate.take(op, tag, &charged, vec![], None, now)
                 };
                 let waiting = Waiting { ticket: Some(ticket), call: call.clone(), charges, tag, reserve };
                 self.waiting.insert(op, waiting);
@@ -667,6 +678,19 @@ impl World {
             self.counts.large_admitted += 1;
             *took = Some(self.now - *since);
         }
+    }
+
+    /// What isolates counted of leased meters, and what of it a limiter took in.
+    pub(crate) fn reported(&self) -> (u64, u64) {
+        (self.counted, self.tallies.values().sum())
+    }
+
+    /// What a limiter has debited and never heard of.
+    pub(crate) fn gaps(&mut self, limiter: usize) -> u64 {
+        let now = self.limiter_clock(limiter);
+        let limiter = &mut self.authorities[limiter].limiter;
+        limiter.tick(now);
+        limiter.standings().iter().map(|(_, standing)| standing.gap).sum()
     }
 
     /// How long each admitted large cost waited, in ms.
@@ -713,13 +737,12 @@ impl World {
         self.store(limiter);
         self.say(|| format!("limiter {limiter}: {call:?} -> {reply:?}"));
         let reply: Reply = serde_json::from_str(&serde_json::to_string(&reply).unwrap()).unwrap();
-        if let Some(Op::Take { id, costs, .. } | Op::Reserve { id, costs, .. }) = &call.op {
+        if let Some(Op::Take(Take { id, costs, .. })) = &call.op {
             let admitted = matches!(reply.outcome, Some((_, Outcome::Admit)));
             for (place, _) in costs {
                 let rule = &call.rules[*place];
                 if admitted || (effects.forward.is_some() && rule.above == 0) {
-                    let limit =
-                        self.setup.limits.iter().position(|limit| limit.name == rule.key.limit.as_str()).unwrap();
+                    let limit = self.limit(&rule.key);
                     self.taken.entry((*id, limit)).or_insert(self.now);
                 }
             }
@@ -742,7 +765,7 @@ impl World {
 
     fn note_policies(&mut self, limiter: usize, call: &Call) {
         for rule in &call.rules {
-            let limit = self.setup.limits.iter().position(|limit| limit.name == rule.key.limit.as_str()).unwrap();
+            let limit = self.limit(&rule.key);
             if self.setup.limits[limit].owner == limiter && rule.rev.tenant - 1 > self.in_force[limit] {
                 self.in_force[limit] = rule.rev.tenant - 1;
                 self.marks[limit].push((self.now, Mark::Policy(rule.policy)));
@@ -835,7 +858,7 @@ impl World {
     fn store(&mut self, limiter: usize) {
         let authority = &mut self.authorities[limiter];
         for change in authority.limiter.changes() {
-            let id = (change.table, change.id);
+            let id = change.place.to_string();
             match change.row {
                 Some(row) => authority.rows.insert(id, serde_json::to_string(&row).unwrap()),
                 None => authority.rows.remove(&id),
@@ -846,7 +869,8 @@ impl World {
     /// The limiter is what its rows say, and nothing else.
     fn restart(&mut self, limiter: usize) {
         let authority = &mut self.authorities[limiter];
-        let rows = authority.rows.values().map(|row| serde_json::from_str(row).unwrap());
+        let rows =
+            authority.rows.iter().map(|(place, row)| (place.parse().unwrap(), serde_json::from_str(row).unwrap()));
         if let Some(restored) = Limiter::restore(rows) {
             assert_eq!(restored, authority.limiter, "what is stored is not what is there");
             authority.limiter = restored;
