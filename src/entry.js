@@ -27,7 +27,7 @@ function act(verdict, request, env, ctx) {
     case "forward":
       return forward(at === 0 ? lines : lines.slice(at), request, env, ctx);
     default:
-      return tollgate.fetch(request, env, ctx);
+      return tollgate.api(request, env, Date.now()).then((verdict) => act(verdict, request, env, ctx));
   }
 }
 

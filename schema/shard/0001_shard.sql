@@ -59,7 +59,7 @@ CREATE TABLE api_key (
   PRIMARY KEY (tenant_id, key_id)
 ) STRICT, WITHOUT ROWID;
 
--- The ledger: append-only, each event of a source once, for ever.
+-- The ledger: append-only, each event of a source once, for ever. What takes another back is an entry of its own, below zero.
 CREATE TABLE entry (
   tenant_id    TEXT NOT NULL,
   source       TEXT NOT NULL,
@@ -68,7 +68,8 @@ CREATE TABLE entry (
   mode         TEXT NOT NULL CHECK (mode IN ('live', 'test')),
   period_start INTEGER NOT NULL,
   at_ms        INTEGER NOT NULL,
-  quantity     INTEGER NOT NULL CHECK (quantity >= 0),
+  quantity     INTEGER NOT NULL CHECK (quantity >= 0 OR reverses IS NOT NULL),
+  reverses     TEXT,
   detail       TEXT NOT NULL CHECK (json_valid(detail)),
   fingerprint  TEXT NOT NULL,
   recorded_ms  INTEGER NOT NULL,

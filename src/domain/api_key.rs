@@ -17,38 +17,28 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::closed::closed;
 use super::id::{KeyId, TenantId};
 
-/// Whether use is billed (`live`) or only tried (`test`): the same checks, metered apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Counted and billed.
-    #[default]
-    Live,
-    /// Counted apart, never billed.
-    Test,
+closed! {
+    /// Whether use is billed (`live`) or only tried (`test`): the same checks, metered apart.
+    #[derive(Default)]
+    pub enum Mode {
+        /// Counted and billed.
+        #[default]
+        Live = "live",
+        /// Counted apart, never billed.
+        Test = "test",
+    }
 }
 
 impl Mode {
-    /// Both modes.
-    pub const ALL: [Self; 2] = [Self::Live, Self::Test];
-
     /// What begins the text of a key of this mode.
     #[must_use]
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::Live => "tg_live_",
             Self::Test => "tg_test_",
-        }
-    }
-
-    /// Its name in JSON, headers and tables.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::Test => "test",
         }
     }
 }

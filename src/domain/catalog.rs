@@ -9,6 +9,7 @@ use super::map::Map;
 
 use serde::{Deserialize, Serialize};
 
+use super::closed::closed;
 use super::feature::{Definition, KillSwitch};
 use super::name::{FeatureName, MeterName, OriginName, PlanName};
 use super::path::Case;
@@ -64,27 +65,29 @@ pub struct Meter {
     pub charge: Charge,
 }
 
-/// When an event is durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Recording {
-    /// The isolate counts, and reports with its renewals: no waiting. A crash loses at most what its lease held; that gap
-    /// is shown and never billed.
-    #[default]
-    Leased,
-    /// The event is in the tenant's outbox before the response is released.
-    Exact,
+closed! {
+    /// When an event is durable.
+    #[derive(Default)]
+    pub enum Recording {
+        /// The isolate counts, and reports with its renewals: no waiting. A crash loses at most what its lease held; that gap
+        /// is shown and never billed.
+        #[default]
+        Leased = "leased",
+        /// The event is in the tenant's outbox before the response is released.
+        Exact = "exact",
+    }
 }
 
-/// When a request is charged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Charge {
-    /// When it is admitted, whatever the origin makes of it.
-    #[default]
-    Admit,
-    /// When the origin answered below 400. Only an exact meter can: the units are reserved meanwhile.
-    Success,
+closed! {
+    /// When a request is charged.
+    #[derive(Default)]
+    pub enum Charge {
+        /// When it is admitted, whatever the origin makes of it.
+        #[default]
+        Admit = "admit",
+        /// When the origin answered below 400. Only an exact meter can: the units are reserved meanwhile.
+        Success = "success",
+    }
 }
 
 /// An API that the gate protects.
@@ -126,15 +129,16 @@ pub enum Target {
     Https(String),
 }
 
-/// What becomes of CORS preflights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Preflights {
-    /// They go to the origin, unmetered and without an identity.
-    Pass,
-    /// They need a key like any request.
-    #[default]
-    Gate,
+closed! {
+    /// What becomes of CORS preflights.
+    #[derive(Default)]
+    pub enum Preflights {
+        /// They go to the origin, unmetered and without an identity.
+        Pass = "pass",
+        /// They need a key like any request.
+        #[default]
+        Gate = "gate",
+    }
 }
 
 /// Why a catalog cannot be published: what is wrong with it, and where.

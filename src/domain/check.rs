@@ -78,6 +78,8 @@ pub struct Pending {
     pub call: Call,
     /// What its answer is handed in with.
     pub ticket: Ticket,
+    /// What takes the use back if it was recorded and then refused.
+    pub reversals: Vec<outbox::Event>,
 }
 
 /// Makes `checks` for the caller with this key. `id` is random.
@@ -142,10 +144,11 @@ pub fn assess(
         }
         Admission::Ask => {
             let events = ways.iter().enumerate().filter_map(|(at, way)| event(resident, way, id, at, caller, now));
-            let events = events.collect();
+            let events: Vec<_> = events.collect();
+            let reversals = events.iter().map(outbox::Event::reversed).collect();
             let tenant = resident.tenant().tenant;
             let (call, ticket) = resident.limits.take(id, None, &charges, events, None, now);
-            Assessed { findings, pending: Some(Pending { tenant, call, ticket }) }
+            Assessed { findings, pending: Some(Pending { tenant, call, ticket, reversals }) }
         }
     }
 }
@@ -153,11 +156,12 @@ pub fn assess(
 /// Brings the findings up to what the limiter said.
 pub fn conclude(
     resident: &mut Resident,
-    ticket: Ticket,
+    (ticket, reversals): (Ticket, Vec<outbox::Event>),
     reply: Option<&limit::Reply>,
     findings: &mut [Finding],
     now: UnixMillis,
 ) {
+    let id = ticket.id();
     match resident.limits.verdict(ticket, reply, now) {
         Verdict::Admit => {}
         Verdict::Deny(denial) => {
@@ -171,6 +175,7 @@ pub fn conclude(
             }
         }
         Verdict::Unknown => {
+            resident.limits.forsake(id, reversals, now);
             for finding in findings.iter_mut() {
                 finding.refuse(Code::LimiterUnavailable, None);
             }
@@ -211,6 +216,7 @@ fn event(
         meter: metering.meter.clone(),
         mode,
         quantity: metering.cost,
+        reverses: None,
         at: now,
         period: resident.period(now),
         detail: serde_json::json!({ "key": key, "route": ROUTE }),

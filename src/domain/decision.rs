@@ -3,55 +3,7 @@
 //! Invariant: a [`Code`] owns all its facts (stored form, status, title, meaning, remedy) in one line of one table, so
 //! that an answer, a log line and the page at `/problems/{code}` can never tell different stories.
 
-use std::fmt;
-
-/// The text names no member of the closed set that it should.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unknown;
-
-impl fmt::Display for Unknown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a known name")
-    }
-}
-
-impl std::error::Error for Unknown {}
-
-/// Display, parsing and serde for an enum with `ALL` and `name()`: its name is its one stored form.
-macro_rules! stored_as_name {
-    ($($kind:ty),*) => {$(
-        impl ::std::fmt::Display for $kind {
-            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
-                f.write_str(self.name())
-            }
-        }
-
-        impl ::std::str::FromStr for $kind {
-            type Err = $crate::domain::decision::Unknown;
-
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                Self::ALL.into_iter().find(|it| it.name() == text).ok_or($crate::domain::decision::Unknown)
-            }
-        }
-
-        impl ::serde::Serialize for $kind {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.name())
-            }
-        }
-
-        impl<'de> ::serde::Deserialize<'de> for $kind {
-            fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = <::std::borrow::Cow<'de, str> as ::serde::Deserialize>::deserialize(deserializer)?;
-                text.parse().map_err(|_| {
-                    let known: Vec<_> = Self::ALL.iter().map(|it| it.name()).collect();
-                    ::serde::de::Error::custom(format_args!("must be one of {}", known.join(", ")))
-                })
-            }
-        }
-    )*};
-}
-pub(crate) use stored_as_name;
+use super::closed::stored_as_name;
 
 macro_rules! codes {
     ($($(#[doc = $means:literal])+ $code:ident = $status:literal $name:literal $title:literal, $remedy:literal;)*) => {
@@ -204,9 +156,6 @@ codes! {
     /// A value is of the right type but not one that is allowed here.
     InvalidValue = 422 "invalid_value" "Value not allowed",
         "The detail says what is allowed; the pointer names the place.";
-    /// Several things about the body are wrong; `errors` lists each with its place.
-    Invalid = 422 "invalid" "Request not valid",
-        "Correct what `errors` lists and send it again.";
     /// An event is dated before the retention of the ledger, or too far in the future.
     EventOutOfWindow = 422 "event_out_of_window" "Event outside the accepted window",
         "Events are accepted for the time that the answer names; older ones can only be corrected by the operator.";
@@ -322,8 +271,10 @@ stored_as_name!(Code, Tier, Mode, Fail);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::closed::Unknown;
     use serde::{Deserialize, Serialize};
     use std::collections::BTreeSet;
+    use std::fmt;
     use std::str::FromStr;
 
     fn round_trips<T>(all: &[T])
@@ -352,6 +303,9 @@ mod tests {
         round_trips(&Tier::ALL);
         round_trips(&Mode::ALL);
         round_trips(&Fail::ALL);
+        round_trips(&crate::domain::api_key::Mode::ALL);
+        round_trips(&crate::domain::tenant::Status::ALL);
+        round_trips(&crate::domain::limit::Code::ALL);
         assert!("Enforce".parse::<Mode>().is_err());
         let error = serde_json::from_str::<Fail>("\"ajar\"").unwrap_err().to_string();
         assert!(error.starts_with("must be one of closed, open"), "{error}");

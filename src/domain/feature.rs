@@ -10,7 +10,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value as Json;
 
-use super::decision::{Code, stored_as_name};
+use super::closed::stored_as_name;
+use super::decision::Code;
 use super::id::TenantId;
 use super::name::FeatureName;
 use super::time::UnixMillis;

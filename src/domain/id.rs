@@ -7,27 +7,25 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::closed::closed;
 use super::time::UnixMillis;
 
 /// Crockford's base 32 in lower case: no `i`, `l`, `o`, `u`, so ids survive being read aloud.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// Where a tenant's rows and its tenant object live, for ever: the first five bits of its id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Jurisdiction {
-    /// No restriction: the platform places the tenant where it is used.
-    Global,
-    /// The European Union.
-    Eu,
-    /// FedRAMP-compliant data centres.
-    Fedramp,
+closed! {
+    /// Where a tenant's rows and its tenant object live, for ever: the first five bits of its id.
+    pub enum Jurisdiction {
+        /// No restriction: the platform places the tenant where it is used.
+        Global = "global",
+        /// The European Union.
+        Eu = "eu",
+        /// FedRAMP-compliant data centres.
+        Fedramp = "fedramp",
+    }
 }
 
 impl Jurisdiction {
-    /// Every jurisdiction there is.
-    pub const ALL: [Self; 3] = [Self::Global, Self::Eu, Self::Fedramp];
-
     /// The letter that begins the ids of its tenants.
     #[must_use]
     pub const fn letter(self) -> char {
@@ -38,32 +36,8 @@ impl Jurisdiction {
         }
     }
 
-    /// Its name, as the platform, the API and the configuration spell it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Global => "global",
-            Self::Eu => "eu",
-            Self::Fedramp => "fedramp",
-        }
-    }
-
     fn from_bits(bits: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|j| digit(j.letter() as u8) == Some(bits))
-    }
-}
-
-impl FromStr for Jurisdiction {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        Self::ALL.into_iter().find(|j| j.name() == text).ok_or(InvalidId)
-    }
-}
-
-impl fmt::Display for Jurisdiction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

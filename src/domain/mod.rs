@@ -8,6 +8,7 @@ pub mod audit;
 pub mod cache;
 pub mod catalog;
 pub mod check;
+pub mod closed;
 pub mod decision;
 pub mod document;
 pub mod feature;

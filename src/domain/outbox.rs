@@ -24,8 +24,11 @@ pub struct Event {
     pub meter: MeterName,
     /// Billed or not.
     pub mode: Mode,
-    /// How much.
+    /// How much; of a reversal, how much less.
     pub quantity: u64,
+    /// The event that this one takes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverses: Option<String>,
     /// When.
     pub at: UnixMillis,
     /// The beginning of the usage period it belongs to.
@@ -36,6 +39,12 @@ pub struct Event {
 }
 
 impl Event {
+    /// The event that takes this one back. Its id follows from this one's, so that taking back twice is once.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        Self { id: format!("{}~", self.id), reverses: Some(self.id.clone()), ..self.clone() }
+    }
+
     /// What distinguishes this event from another with the same id: the SHA-256 of all the rest.
     #[must_use]
     pub fn fingerprint(&self) -> String {
@@ -135,6 +144,7 @@ mod tests {
             meter: "api_calls".parse().unwrap(),
             mode: Mode::Live,
             quantity,
+            reverses: None,
             at: UnixMillis(1_795_000_000_000),
             period: UnixMillis(1_794_000_000_000),
             detail: serde_json::Value::Null,

@@ -21,7 +21,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::decision::stored_as_name;
+use super::closed::stored_as_name;
 
 /// The longest path, in bytes as received. Longer than any route needs; short enough to be cheap to refuse by.
 pub const MAX_LEN: usize = 4096;
@@ -210,6 +210,41 @@ impl<'a> CanonicalPath<'a> {
     #[must_use]
     pub fn segments(&self) -> Segments<'_> {
         Segments(self.0.trim_matches('/'))
+    }
+
+    /// Whether it has as many segments as `pattern`, and the same ones but where that has one in braces.
+    ///
+    /// ```
+    /// # use tollgate::domain::path::CanonicalPath;
+    /// let path = CanonicalPath::parse("/v1/tenants/7/keys").unwrap();
+    /// assert!(path.fits("/v1/tenants/{id}/keys") && !path.fits("/v1/tenants/{id}"));
+    /// assert_eq!(path.part("/v1/tenants/{id}/keys", "id"), Some("7"));
+    /// ```
+    #[must_use]
+    pub fn fits(&self, pattern: &str) -> bool {
+        let mut segments = self.segments();
+        let mut parts = Segments(pattern.trim_matches('/'));
+        loop {
+            match (parts.next(), segments.next()) {
+                (None, None) => return true,
+                (Some(part), Some(segment)) if part == segment || part.starts_with('{') => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// The segment that stands where `pattern` has `{name}`.
+    #[must_use]
+    pub fn part(&self, pattern: &str, name: &str) -> Option<&str> {
+        let parts = Segments(pattern.trim_matches('/')).zip(self.segments());
+        let is_named = |part: &str| part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) == Some(name);
+        parts.filter(|(part, _)| is_named(part)).map(|(_, segment)| segment).next()
+    }
+
+    /// The same, borrowing nothing.
+    #[must_use]
+    pub fn into_owned(self) -> CanonicalPath<'static> {
+        CanonicalPath(Cow::Owned(self.0.into_owned()))
     }
 
     /// Whether an origin without letter case might read a segment as another one than ASCII folding says:

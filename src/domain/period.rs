@@ -3,24 +3,23 @@
 //! Invariant: the windows of a cycle tile time. Every instant is in exactly one of them, and a window's bounds depend on
 //! the cycle alone, never on the window before: an anchor on the 31st returns to the 31st after a short month.
 
-use serde::{Deserialize, Serialize};
-
+use super::closed::closed;
 use super::time::UnixMillis;
 
-/// How long a usage period is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Period {
-    /// 24 hours.
-    Day,
-    /// Seven days.
-    Week,
-    /// A month, from the anchor's day to the same day of the next, or to that month's last day.
-    Month,
-    /// Three months.
-    Quarter,
-    /// Twelve months.
-    Year,
+closed! {
+    /// How long a usage period is.
+    pub enum Period {
+        /// 24 hours.
+        Day = "day",
+        /// Seven days.
+        Week = "week",
+        /// A month, from the anchor's day to the same day of the next, or to that month's last day.
+        Month = "month",
+        /// Three months.
+        Quarter = "quarter",
+        /// Twelve months.
+        Year = "year",
+    }
 }
 
 /// One usage period: from its start to its end, exclusive.

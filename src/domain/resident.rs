@@ -46,9 +46,8 @@ pub struct Resident {
     ways: Vec<(WayKey, Way)>,
     /// What may be spent, and what must be reported.
     pub limits: Isolate,
-    /// Until when someone waits to give back what this isolate will not spend. An instant and not a flag: whoever waits may
-    /// be ended by the platform.
-    pub watched_until: UnixMillis,
+    /// Counts those who stayed behind a reply to tell the limiter what becomes due: the last one is to, and the others may go.
+    pub turn: u64,
 }
 
 /// Which route, for which mode of key.
@@ -147,7 +146,7 @@ impl Resident {
             catalog: 0,
             ways: Vec::new(),
             limits: Isolate::new(me),
-            watched_until: UnixMillis(0),
+            turn: 0,
         };
         resident.arrange();
         resident

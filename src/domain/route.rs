@@ -21,7 +21,8 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::decision::{Fail, Mode, stored_as_name};
+use super::closed::stored_as_name;
+use super::decision::{Fail, Mode};
 use super::name::{FeatureName, MeterName};
 use super::path::{CanonicalPath, Case, NotCanonical, Segments};
 

@@ -7,6 +7,7 @@ use super::map::Map;
 use serde::{Deserialize, Serialize};
 
 use super::api_key::{KeyHash, Mode};
+use super::closed::closed;
 use super::feature::Override;
 use super::id::{KeyId, TenantId};
 use super::name::{FeatureName, LimitName, PlanName, Scope, ShardName};
@@ -81,38 +82,23 @@ pub struct Ancestor {
     pub relations: Map<LimitName, Relation>,
 }
 
-/// A tenant's standing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// Trying it out; the gate treats it as active.
-    Trial,
-    /// In good standing.
-    Active,
-    /// Owes something, within grace; the gate treats it as active.
-    PastDue,
-    /// Every request is refused.
-    Suspended,
-    /// Gone; every request is refused.
-    Closed,
+closed! {
+    /// A tenant's standing.
+    pub enum Status {
+        /// Trying it out; the gate treats it as active.
+        Trial = "trial",
+        /// In good standing.
+        Active = "active",
+        /// Owes something, within grace; the gate treats it as active.
+        PastDue = "past_due",
+        /// Every request is refused.
+        Suspended = "suspended",
+        /// Gone; every request is refused.
+        Closed = "closed",
+    }
 }
 
 impl Status {
-    /// Every standing.
-    pub const ALL: [Self; 5] = [Self::Trial, Self::Active, Self::PastDue, Self::Suspended, Self::Closed];
-
-    /// Its name in JSON and tables.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Trial => "trial",
-            Self::Active => "active",
-            Self::PastDue => "past_due",
-            Self::Suspended => "suspended",
-            Self::Closed => "closed",
-        }
-    }
-
     /// Whether requests of such a tenant may be admitted at all.
     #[must_use]
     pub const fn serves(self) -> bool {

@@ -78,7 +78,7 @@ impl CatalogShell {
         let object = Rc::clone(&self.0);
         promise(async move {
             object.tables.serve(async |job, now| object.work(job, now).await).await;
-            Ok(JsValue::UNDEFINED)
+            Ok(None)
         })
     }
 }

@@ -1,31 +1,28 @@
 //! D1, in one place: registered statements, batches that begin with guards, one error type.
 //!
-//! Invariant: `prepare` is called here alone, and only on [`Sql`], which is made of literals; a value reaches a database
-//! as a parameter or not at all.
+//! Invariant: `prepare` is called here alone, and only on [`Statement`]s, whose texts are literals; a value reaches a database
+//! as a parameter or not at all. What is run together is one transaction.
 
-use serde::de::DeserializeOwned;
 use wasm_bindgen::prelude::*;
 
 use crate::domain::name::ShardName;
-use crate::wire::json;
-use crate::wire::sql::Sql;
+use crate::wire::json::{self, Invalid, Row};
+use crate::wire::sql::{Param, Statement};
 
 #[wasm_bindgen]
 extern "C" {
     type Binding;
     #[wasm_bindgen(method, catch)]
-    fn prepare(this: &Binding, sql: &str) -> Result<Statement, JsValue>;
+    fn prepare(this: &Binding, sql: &str) -> Result<Prepared, JsValue>;
     #[wasm_bindgen(method, catch)]
-    async fn batch(this: &Binding, statements: Vec<Statement>) -> Result<js_sys::Array<Outcome>, JsValue>;
+    async fn batch(this: &Binding, statements: Vec<Prepared>) -> Result<JsValue, JsValue>;
 
-    type Statement;
+    type Prepared;
     #[wasm_bindgen(method, catch, variadic)]
-    fn bind(this: &Statement, params: Vec<JsValue>) -> Result<Statement, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    async fn all(this: &Statement) -> Result<Outcome, JsValue>;
+    fn bind(this: &Prepared, params: Vec<JsValue>) -> Result<Prepared, JsValue>;
 
     /// What a statement gave.
-    pub(crate) type Outcome;
+    type Outcome;
     #[wasm_bindgen(method, getter)]
     fn results(this: &Outcome) -> JsValue;
 
@@ -34,40 +31,6 @@ extern "C" {
     fn message(this: &Thrown) -> Option<String>;
     #[wasm_bindgen(method, getter)]
     fn cause(this: &Thrown) -> Option<Thrown>;
-}
-
-/// A parameter of a statement.
-pub(crate) enum Param<'a> {
-    /// Text.
-    Text(&'a str),
-    /// An integer within 2^53-1.
-    Integer(u64),
-    /// NULL.
-    Null,
-}
-
-impl<'a> From<&'a str> for Param<'a> {
-    fn from(text: &'a str) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl<'a> From<&'a String> for Param<'a> {
-    fn from(text: &'a String) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl From<u64> for Param<'_> {
-    fn from(value: u64) -> Self {
-        Self::Integer(value)
-    }
-}
-
-impl<'a, T: Into<Param<'a>>> From<Option<T>> for Param<'a> {
-    fn from(value: Option<T>) -> Self {
-        value.map_or(Self::Null, Into::into)
-    }
 }
 
 /// Why a batch left nothing behind.
@@ -96,17 +59,19 @@ impl From<JsValue> for Abort {
         let cause: Thrown = error.unchecked_into();
         let message = cause.cause().and_then(|cause| cause.message()).or_else(|| cause.message()).unwrap_or_default();
         if let Some((_, reason)) = message.split_once("guard: ") {
-            return Self::Guard(
-                reason.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default().to_owned(),
-            );
+            let end = reason.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(reason.len());
+            return Self::Guard(reason.get(..end).unwrap_or_default().to_owned());
         }
-        if message.contains("SQLITE_CONSTRAINT")
-            || message.contains("constraint failed")
-            || message.contains("CHECK constraint")
-        {
+        if message.contains("SQLITE_CONSTRAINT") || message.contains("constraint failed") {
             return Self::Constraint(message);
         }
         Self::Unavailable(message)
+    }
+}
+
+impl From<Invalid> for Abort {
+    fn from(invalid: Invalid) -> Self {
+        Self::Unavailable(invalid.to_string())
     }
 }
 
@@ -137,78 +102,49 @@ impl Database {
         Self::open(env, &format!("SHARD_{}", shard.as_str().to_ascii_uppercase().replace(['-', '.'], "_")))
     }
 
+    /// Runs statements, all or none; the rows of each, in their order.
+    ///
+    /// # Errors
+    /// Why nothing was written, as far as that is known.
+    pub(crate) async fn run(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, Abort> {
+        if statements.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut prepared = Vec::with_capacity(statements.len());
+        for Statement { sql, params } in &statements {
+            prepared.push(self.0.prepare(sql.text())?.bind(params.iter().map(bound).collect())?);
+        }
+        let outcomes: js_sys::Array = self.0.batch(prepared).await?.unchecked_into();
+        let mut given = Vec::with_capacity(statements.len());
+        for outcome in outcomes.iter() {
+            let text = String::from(js_sys::JSON::stringify(&outcome.unchecked_into::<Outcome>().results())?);
+            given.push(json::rows(&text)?);
+        }
+        Ok(given)
+    }
+
     /// The rows of one query.
     ///
     /// # Errors
-    /// When the database does not answer, or a row is not a `T`.
-    pub(crate) async fn rows<T: DeserializeOwned>(&self, sql: Sql, params: &[Param<'_>]) -> Result<Vec<T>, Abort> {
-        self.statement(sql, params)?.all().await?.rows()
+    /// When the database does not answer.
+    pub(crate) async fn rows(&self, query: Statement) -> Result<Vec<Row>, Abort> {
+        Ok(self.run(vec![query]).await?.pop().unwrap_or_default())
     }
 
     /// The first row of one query.
     ///
     /// # Errors
-    /// As [`rows`](Self::rows).
-    pub(crate) async fn row<T: DeserializeOwned>(&self, sql: Sql, params: &[Param<'_>]) -> Result<Option<T>, Abort> {
-        Ok(self.rows(sql, params).await?.into_iter().next())
-    }
-
-    /// An empty batch.
-    pub(crate) const fn batch(&self) -> Batch<'_> {
-        Batch { database: self, statements: Vec::new() }
-    }
-
-    fn statement(&self, sql: Sql, params: &[Param<'_>]) -> Result<Statement, Abort> {
-        Ok(self.0.prepare(sql.text())?.bind(params.iter().map(Param::to_js).collect())?)
+    /// When the database does not answer.
+    pub(crate) async fn row(&self, query: Statement) -> Result<Option<Row>, Abort> {
+        Ok(self.rows(query).await?.into_iter().next())
     }
 }
 
-impl Outcome {
-    /// The rows that the statement gave.
-    ///
-    /// # Errors
-    /// When a row is not a `T`.
-    pub(crate) fn rows<T: DeserializeOwned>(&self) -> Result<Vec<T>, Abort> {
-        let text = String::from(js_sys::JSON::stringify(&self.results())?);
-        json::parse(&text).map_err(|error| Abort::Unavailable(error.to_string()))
-    }
-}
-
-impl Param<'_> {
-    fn to_js(&self) -> JsValue {
-        match self {
-            Self::Text(text) => JsValue::from_str(text),
-            #[expect(clippy::cast_precision_loss, reason = "every integer that is stored is below 2^53")]
-            Self::Integer(value) => JsValue::from_f64(*value as f64),
-            Self::Null => JsValue::NULL,
-        }
-    }
-}
-
-/// Statements that are all committed or none: one transaction.
-pub(crate) struct Batch<'a> {
-    database: &'a Database,
-    statements: Vec<Statement>,
-}
-
-impl Batch<'_> {
-    /// Adds a statement.
-    ///
-    /// # Errors
-    /// When a parameter cannot be bound.
-    pub(crate) fn add(&mut self, sql: Sql, params: &[Param<'_>]) -> Result<&mut Self, Abort> {
-        self.statements.push(self.database.statement(sql, params)?);
-        Ok(self)
-    }
-
-    /// Runs them; the results in their order.
-    ///
-    /// # Errors
-    /// Why nothing was written, as far as that is known.
-    pub(crate) async fn run(self) -> Result<Vec<Outcome>, Abort> {
-        if self.statements.is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(self.database.0.batch(self.statements).await?.iter().collect())
+fn bound(param: &Param) -> JsValue {
+    match param {
+        Param::Text(text) => JsValue::from_str(text),
+        #[expect(clippy::cast_precision_loss, reason = "every integer that is stored is below 2^53")]
+        Param::Integer(value) => JsValue::from_f64(*value as f64),
+        Param::Null => JsValue::NULL,
     }
 }

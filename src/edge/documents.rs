@@ -6,7 +6,7 @@ use worker::{Env, console_error};
 
 use super::config::Config;
 use super::isolate;
-use super::object::{ask_catalog, ask_tenant};
+use super::object::{Unreachable, answered, ask_catalog, ask_tenant};
 use crate::domain::decision::Code;
 use crate::domain::document::{Document, DocumentKey, Untrusted};
 use crate::domain::route::InvalidRoutes;
@@ -79,12 +79,12 @@ async fn from_kv(env: &Env, key: &DocumentKey) -> worker::Result<Option<String>>
     Ok(env.kv("DOCUMENTS")?.get(&key.to_string()).text().await?)
 }
 
-async fn from_owner(env: &Env, config: &Config, key: &DocumentKey) -> Result<Option<String>, String> {
-    let answer: Result<DocumentAnswer, _> = match key {
-        DocumentKey::Tenant(tenant) => ask_tenant(env, config, *tenant, AskTenant::Document).await,
-        DocumentKey::Catalog | DocumentKey::Plan(..) => ask_catalog(env, ToCatalog::Document(key.clone())).await,
+async fn from_owner(env: &Env, config: &Config, key: &DocumentKey) -> Result<Option<String>, Unreachable> {
+    let answer = match key {
+        DocumentKey::Tenant(tenant) => ask_tenant(env, config, *tenant, AskTenant::Document).await?,
+        DocumentKey::Catalog | DocumentKey::Plan(..) => ask_catalog(env, ToCatalog::Document(key.clone())).await?,
     };
-    answer.map(|answer| answer.signed).map_err(|error| error.to_string())
+    Ok(answered::<DocumentAnswer>(&answer)?.signed)
 }
 
 /// Verifies a document in its signed form and takes it into the memory of this isolate.

@@ -21,7 +21,7 @@ use super::config::Config;
 use super::documents::{self, Read};
 use super::door::{behind, behind_refusal, instant};
 use super::isolate;
-use super::object::{Unreachable, ask_tenant};
+use super::object::{Unreachable, ask_limiter};
 use super::promise::promise;
 use crate::domain::catalog::{Charge, Recording, Target};
 use crate::domain::decision::{Code, Fail, Mode, Tier};
@@ -29,18 +29,25 @@ use crate::domain::document::DocumentKey;
 use crate::domain::gate::{Outcome, Reason, Refused, Request, Standpoint, Step, limit_code};
 use crate::domain::id::{RequestId, TenantId};
 use crate::domain::limit::{self, Call, LeaseId, OpId, Reserve, Tag, Ticket, Verdict as Limited, WAIT_MS};
+use crate::domain::outbox::Event;
 use crate::domain::resident::Shown;
 use crate::domain::tally::{self, Behind};
 use crate::domain::time::UnixMillis;
 use crate::wire::answer::Asked;
 use crate::wire::json;
-use crate::wire::object::{AskTenant, LimitAnswer};
+use crate::wire::object::LimitAnswer;
 use crate::wire::verdict::{Release, Verdict};
 
 /// How often a walk may find something missing: catalog, tenant, plan, its stand-in, and each once more.
 const WALKS: usize = 8;
+/// How often a request asks the limiter, a quarter of a second each.
+const TRIES: usize = 2;
+/// The same while the limiter has never answered: its object may have to wake first.
+const FIRST_TRIES: usize = 6;
 /// After how long without an answer a TAKE is sent again.
 const RESEND_MS: u64 = 140;
+/// For how long somebody stays behind a reply.
+const STAY_MS: u64 = 25_000;
 /// For how long units stay reserved for a request whose origin has not answered.
 const HOLD_MS: u64 = 60_000;
 
@@ -55,8 +62,8 @@ pub fn gate(request: &web_sys::Request, env: Env, now: f64) -> Promise {
     let mut head = Head::of(request, instant(now));
     promise(async move {
         let config = isolate::ready(&env)?;
-        head.id = isolate::with(|isolate| isolate.request_id(head.now)).unwrap_or(head.id);
-        Ok(decide(&env, &config, &head).await)
+        head.id = isolate::request_id(head.now)?;
+        Ok(Some(decide(&env, &config, &head).await?))
     })
 }
 
@@ -84,7 +91,7 @@ impl Head {
             authorization: header("authorization"),
             preflight: !header("access-control-request-method").is_empty(),
             idempotency_key: header("idempotency-key"),
-            id: RequestId::new(now, isolate::random()),
+            id: RequestId::new(now, 0),
             now,
         }
     }
@@ -118,6 +125,10 @@ struct Question {
     call: Call,
     ticket: Ticket,
     settle: bool,
+    /// How often to ask at most.
+    tries: usize,
+    /// What takes the request's use back if it was recorded and then refused.
+    reversals: Vec<Event>,
 }
 
 /// What the door hands back when the origin has answered, for a meter that must not lose it.
@@ -128,26 +139,29 @@ struct Handle {
     fail: Fail,
 }
 
-async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> String {
-    let mut asked_twice = false;
+async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<String> {
+    // Ops that were sent for this request and not acted on.
+    let mut forsaken = Vec::new();
+    let mut overloaded = false;
     for _ in 0..WALKS {
         let now = clock().max(head.now);
-        let Some(next) = isolate::with(|isolate| pass(isolate, head, now)) else { break };
+        let random = isolate::random()?;
+        let Some(next) = isolate::with(|isolate| pass(isolate, head, random, now)) else { break };
         match next {
-            Next::Done(text) | Next::Forward(text) => return text,
+            Next::Done(text) | Next::Forward(text) => return Ok(text),
             Next::Read(keys) => {
                 let for_catalog = keys.contains(&DocumentKey::Catalog);
                 if let Some(code) = read_all(env, config, head, keys, now).await {
                     // Without a catalog nobody knows the gate's hostnames; its prefix is known all the same.
-                    return if for_catalog && !crate::domain::gate::is_prefixed(&head.url) {
+                    return Ok(if for_catalog && !crate::domain::gate::is_prefixed(&head.url) {
                         "api".to_owned()
                     } else {
-                        refuse(config, code, now)
-                    };
+                        refuse(config, code, head.id, now)
+                    });
                 }
             }
             Next::Ask(question) => {
-                let Question { tenant, id, call, ticket, settle } = *question;
+                let Question { tenant, id, call, ticket, settle, tries, reversals } = *question;
                 let answer = insist(env, config, tenant, call).await;
                 let now = clock();
                 let reply = match answer {
@@ -155,22 +169,45 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> String {
                     Some(Err(error)) => {
                         console_error!("limiter of {tenant}: {error}");
                         // An object with too much to do is not helped by being asked again.
-                        asked_twice |= error.overloaded;
+                        overloaded |= error.overloaded;
                         None
                     }
                     None => None,
                 };
                 let conclusion =
                     isolate::with(|isolate| conclude(isolate, head, ticket, id, settle, reply.as_ref(), now));
-                match conclusion {
-                    Some(Conclusion::Unknown(_)) if !asked_twice => asked_twice = true,
-                    Some(Conclusion::Done(text) | Conclusion::Unknown(text)) => return text,
-                    None => break,
+                let Some((came, text)) = conclusion else { break };
+                if came == Came::Admitted {
+                    // The use stays recorded: it is the same event, whichever op recorded it.
+                    forsake(tenant, forsaken, &[], now);
+                    return Ok(text);
                 }
+                if came != Came::Refused {
+                    forsaken.push(id);
+                    if came == Came::Passed {
+                        return Ok(text);
+                    }
+                    if !overloaded && forsaken.len() < tries {
+                        continue;
+                    }
+                }
+                forsake(tenant, forsaken, &reversals, now);
+                return Ok(text);
             }
         }
     }
-    refuse(config, Code::Unavailable, clock())
+    Ok(refuse(config, Code::Unavailable, head.id, clock()))
+}
+
+/// Has ops undone, behind the reply.
+fn forsake(tenant: TenantId, ops: Vec<OpId>, reversals: &[Event], now: UnixMillis) {
+    isolate::with(|isolate| {
+        if let Some(resident) = isolate.gate.resident(tenant) {
+            for id in ops {
+                resident.limits.forsake(id, reversals.to_vec(), now);
+            }
+        }
+    });
 }
 
 /// Sends a call to the limiter, and once more when no answer has come for a while: a message may be lost, and the same op is
@@ -181,7 +218,7 @@ pub(crate) async fn insist(
     tenant: TenantId,
     call: Call,
 ) -> Option<Result<LimitAnswer, Unreachable>> {
-    let ask = |call| ask_tenant::<LimitAnswer>(env, config, tenant, AskTenant::Limit(Box::new(call)));
+    let ask = |call| ask_limiter(env, config, tenant, Box::new(call));
     let first = std::pin::pin!(ask(call.clone()));
     let again = std::pin::pin!(async {
         Delay::from(Duration::from_millis(RESEND_MS)).await;
@@ -199,7 +236,7 @@ pub(crate) async fn within<T>(ms: u64, future: impl Future<Output = T>) -> Optio
 }
 
 /// One pass over the walk, to where it ends or something is missing.
-fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
+fn pass(isolate: &mut isolate::Isolate, head: &Head, random: u128, now: UnixMillis) -> Next {
     let request = head.request(now);
     let asked = Asked { id: head.id, now };
     let config = &isolate.config;
@@ -236,8 +273,7 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
             Next::Done(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict))
         }
         Outcome::Admit(tier) if exact && tier == Tier::Lease => {
-            let id = OpId(isolate::random());
-            let handle = paid_here(&mut standpoint, head, id, now);
+            let handle = paid_here(&mut standpoint, head, OpId(random), now);
             behind(&mut standpoint, now, &mut verdict);
             let release = (Release::Record, handle.as_str());
             Next::Forward(config.voice.pass(&mut standpoint, tier, None, release, asked, verdict))
@@ -248,18 +284,22 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
             Next::Done(config.voice.pass(&mut standpoint, tier, None, (Release::Free, ""), asked, verdict))
         }
         Outcome::Ask => {
-            let id = OpId(isolate::random());
+            let id = OpId(random);
             let name = event_id(&standpoint, head);
             // Dated by the request, not by the try: the same event each time.
-            let events = tally::event(&mut standpoint, &name, head.id, head.now).into_iter().collect();
+            let events: Vec<Event> = tally::event(&mut standpoint, &name, head.id, head.now).into_iter().collect();
             let tenant = standpoint.resident.tenant().tenant;
             let tag = tag(tenant, &standpoint);
+            // Who names what it asks gets the same event when it asks again, so that must not have been taken back.
+            let named = !head.idempotency_key.is_empty();
+            let reversals = events.iter().filter(|_| !named).map(Event::reversed).collect();
             let Some((way, limits)) = standpoint.way(now) else {
                 return Next::Done(config.voice.refusal(&Refused::new(Code::Internal), asked, verdict));
             };
             let reserve = settle.then_some(Reserve { hold_ms: HOLD_MS, commits: false });
             let (call, ticket) = limits.take(id, Some(tag), &way.charges, events, reserve, now);
-            Next::Ask(Box::new(Question { tenant, id, call, ticket, settle }))
+            let tries = if limits.has_heard() { TRIES } else { FIRST_TRIES };
+            Next::Ask(Box::new(Question { tenant, id, call, ticket, settle, tries, reversals }))
         }
     }
 }
@@ -307,10 +347,17 @@ fn paid_here(standpoint: &mut Standpoint<'_, '_>, head: &Head, id: OpId, now: Un
     serde_json::to_string(&Handle { tenant, call, fail }).unwrap_or_default()
 }
 
-enum Conclusion {
-    Done(String),
-    /// The limiter did not answer; this is what the fail mode says.
-    Unknown(String),
+/// What came of asking the limiter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Came {
+    /// It may pass, as the limiter said.
+    Admitted,
+    /// It may not, or only because its rule observes.
+    Refused,
+    /// No answer; it passes, as the fail mode says.
+    Passed,
+    /// No answer; it may not pass, as the fail mode says.
+    Unknown,
 }
 
 /// What the limiter's answer means for the request.
@@ -322,12 +369,13 @@ fn conclude(
     settle: bool,
     reply: Option<&limit::Reply>,
     now: UnixMillis,
-) -> Conclusion {
+) -> (Came, String) {
     let request = head.request(now);
     let asked = Asked { id: head.id, now };
     let config = &isolate.config;
     let Step::Way(mut standpoint) = isolate.gate.walk(&request, &config.api_keys) else {
-        return Conclusion::Unknown(config.voice.refusal(&Refused::new(Code::Unavailable), asked, Verdict::default()));
+        let text = config.voice.refusal(&Refused::new(Code::Unavailable), asked, Verdict::default());
+        return (Came::Unknown, text);
     };
     let limited = standpoint.resident.limits.verdict(ticket, reply, now);
     let observes = standpoint.enforcement() == Mode::Observe;
@@ -338,7 +386,7 @@ fn conclude(
             let handle = if settle { ending(&standpoint, id) } else { String::new() };
             let demo = *standpoint.passage.target == Target::Demo;
             let release = if settle && !demo { (Release::Settle, handle.as_str()) } else { (Release::Free, "") };
-            Conclusion::Done(config.voice.pass(&mut standpoint, Tier::Limiter, None, release, asked, verdict))
+            (Came::Admitted, config.voice.pass(&mut standpoint, Tier::Limiter, None, release, asked, verdict))
         }
         Limited::Deny(denial) => {
             let code = limit_code(denial.code);
@@ -346,39 +394,27 @@ fn conclude(
                 tally::observed(&mut standpoint, code, now);
                 behind(&mut standpoint, now, &mut verdict);
                 let free = (Release::Free, "");
-                return Conclusion::Done(config.voice.pass(
-                    &mut standpoint,
-                    Tier::Limiter,
-                    Some(code),
-                    free,
-                    asked,
-                    verdict,
-                ));
+                let text = config.voice.pass(&mut standpoint, Tier::Limiter, Some(code), free, asked, verdict);
+                return (Came::Refused, text);
             }
             tally::refused(&mut standpoint, code, now);
             behind(&mut standpoint, now, &mut verdict);
             let shown = shown(&mut standpoint, &denial.key, now);
             let limit = shown.map(|shown| (shown, Some(denial.retry_after_ms)));
             let reason = Reason { limit, ..Reason::new(code) };
-            Conclusion::Done(config.voice.refuse(&standpoint, &reason, Tier::Limiter, asked, verdict))
+            (Came::Refused, config.voice.refuse(&standpoint, &reason, Tier::Limiter, asked, verdict))
         }
         Limited::Unknown => {
             let code = Code::LimiterUnavailable;
             if observes || standpoint.fail() == Fail::Open {
                 tally::observed(&mut standpoint, code, now);
                 let free = (Release::Free, "");
-                return Conclusion::Unknown(config.voice.pass(
-                    &mut standpoint,
-                    Tier::Isolate,
-                    Some(code),
-                    free,
-                    asked,
-                    verdict,
-                ));
+                let text = config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict);
+                return (Came::Passed, text);
             }
             tally::refused(&mut standpoint, code, now);
             let reason = Reason::new(code);
-            Conclusion::Unknown(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
+            (Came::Unknown, config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
         }
     }
 }
@@ -465,9 +501,7 @@ async fn read_all(
     None
 }
 
-fn refuse(config: &Config, code: Code, now: UnixMillis) -> String {
-    let id = isolate::with(|isolate| isolate.request_id(now))
-        .unwrap_or_else(|| crate::domain::id::RequestId::new(now, isolate::random()));
+fn refuse(config: &Config, code: Code, id: RequestId, now: UnixMillis) -> String {
     config.voice.refusal(&Refused::new(code), Asked { id, now }, Verdict::default())
 }
 
@@ -479,7 +513,7 @@ pub fn renew(what: &str, env: Env, now: f64) -> Promise {
         if let (Ok(behind), Ok(config)) = (behind, isolate::ready(&env)) {
             renewed(&env, &config, behind, instant(now)).await;
         }
-        Ok(JsValue::UNDEFINED)
+        Ok(None)
     })
 }
 
@@ -502,68 +536,63 @@ pub(crate) async fn renewed(env: &Env, config: &Config, behind: Behind, now: Uni
     futures_util::future::join(reads, tend(env, config, behind.tenant, now)).await;
 }
 
-/// Sends what is due to the limiter; one request in an isolate stays to send what becomes due while nobody comes.
+/// Sends what is due to the limiter, then stays to send what becomes due while nobody comes: until that is done, or somebody
+/// else stays instead. The platform ends what stays longer than 30 s behind a reply; a lease ends after 5, and whoever renews
+/// it takes over.
 async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
-    report(env, config, tenant, now).await;
-    // The platform ends what stays longer than 30 s behind a reply; a lease ends after 5.
-    let until = now.plus(20_000);
-    let watches = isolate::with(|isolate| {
-        isolate.gate.resident(tenant).is_some_and(|resident| {
-            let free = now >= resident.watched_until;
-            if free {
-                resident.watched_until = until;
-            }
-            free
+    let until = now.plus(STAY_MS);
+    let turn = isolate::with(|isolate| {
+        isolate.gate.resident(tenant).map(|resident| {
+            resident.turn += 1;
+            resident.turn
         })
     });
-    if watches != Some(true) {
-        return;
-    }
+    let Some(turn) = turn.flatten() else { return };
     loop {
-        let now = clock();
-        let wakes =
-            isolate::with(|isolate| isolate.gate.resident(tenant).and_then(|resident| resident.limits.wakes_at()))
-                .flatten();
-        let Some(wakes) = wakes.filter(|_| now < until) else { break };
-        Delay::from(Duration::from_millis(wakes.since(now).clamp(20, 5_000))).await;
-        report(env, config, tenant, clock()).await;
-    }
-    isolate::with(|isolate| {
-        if let Some(resident) = isolate.gate.resident(tenant) {
-            resident.watched_until = UnixMillis(0);
+        while let Some(call) = due(tenant, clock()) {
+            match ask_limiter(env, config, tenant, Box::new(call)).await {
+                Ok(answer) => drop(learn(config, tenant, answer, clock())),
+                Err(error) => console_error!("limiter of {tenant}: {error}"),
+            }
         }
-    });
+        let wakes = isolate::with(|isolate| {
+            let resident = isolate.gate.resident(tenant).filter(|resident| resident.turn == turn)?;
+            resident.limits.wakes_at()
+        });
+        let Some(wakes) = wakes.flatten().filter(|wakes| *wakes < until) else { break };
+        Delay::from(Duration::from_millis(wakes.since(clock()).clamp(20, 5_000))).await;
+    }
 }
 
-async fn report(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
-    let call = isolate::with(|isolate| isolate.gate.resident(tenant).and_then(|resident| resident.limits.renew(now)));
-    let Some(call) = call.flatten() else { return };
-    match ask_tenant::<LimitAnswer>(env, config, tenant, AskTenant::Limit(Box::new(call))).await {
-        Ok(answer) => {
-            learn(config, tenant, answer, clock());
-        }
-        Err(error) => console_error!("limiter of {tenant}: {error}"),
-    }
+/// What is due to the limiter now.
+fn due(tenant: TenantId, now: UnixMillis) -> Option<Call> {
+    isolate::with(|isolate| {
+        let limits = &mut isolate.gate.resident(tenant)?.limits;
+        limits.undo(now).or_else(|| limits.renew(now))
+    })
+    .flatten()
 }
 
 /// Records the use of a request that a lease paid for, beside the origin's work. `undefined` when it is safe; otherwise the
 /// verdict that takes the place of the origin's answer.
 #[wasm_bindgen]
 pub fn record(handle: String, env: Env) -> Promise {
-    promise(async move { Ok(conclude_exact(&handle, &env, None).await) })
+    promise(async move { conclude_exact(&handle, &env, None).await })
 }
 
 /// Charges a request by what its origin answered: `status`, 0 for no answer. `undefined` when that is safe.
 #[wasm_bindgen]
 pub fn settle(handle: String, status: u16, env: Env) -> Promise {
-    promise(async move { Ok(conclude_exact(&handle, &env, Some((1..400).contains(&status))).await) })
+    promise(async move { conclude_exact(&handle, &env, Some((1..400).contains(&status))).await })
 }
 
-async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Option<String> {
-    let config = isolate::ready(env).ok()?;
-    let Ok(mut handle) = json::parse::<Handle>(handle) else {
-        return Some(refuse(&config, Code::UseNotRecorded, clock()));
+async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Result<Option<String>, JsValue> {
+    let config = isolate::ready(env)?;
+    let refusal = || {
+        let now = clock();
+        Ok(Some(refuse(&config, Code::UseNotRecorded, isolate::request_id(now)?, now)))
     };
+    let Ok(mut handle) = json::parse::<Handle>(handle) else { return refusal() };
     if commit == Some(false)
         && let Some(limit::Op::Commit { id }) = handle.call.op
     {
@@ -571,11 +600,11 @@ async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Option
     }
     // The same id is done once however often it is asked, so asking again can only help.
     for _ in 0..3 {
-        match ask_tenant::<LimitAnswer>(env, &config, handle.tenant, AskTenant::Limit(handle.call.clone())).await {
+        match ask_limiter(env, &config, handle.tenant, handle.call.clone()).await {
             Ok(answer) => {
                 let reply = learn(&config, handle.tenant, answer, clock());
                 match reply.outcome.map(|(_, outcome)| outcome) {
-                    Some(limit::Outcome::Done | limit::Outcome::Admit) => return None,
+                    Some(limit::Outcome::Done | limit::Outcome::Admit) => return Ok(None),
                     Some(limit::Outcome::Gone | limit::Outcome::Deny(_)) => break,
                     None => {}
                 }
@@ -585,7 +614,7 @@ async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Option
         }
     }
     // A reservation that could not be given back lapses by itself; the client need not suffer for it.
-    (commit != Some(false)).then(|| refuse(&config, Code::UseNotRecorded, clock()))
+    if commit == Some(false) { Ok(None) } else { refusal() }
 }
 
 /// The refusal for an origin that did not answer.

@@ -6,12 +6,14 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use worker::{Env, Result};
+use worker::{Env, Result, console_error};
 
 use super::config::Config;
+use crate::domain::decision::Code;
 use crate::domain::gate::Gate;
 use crate::domain::id::RequestId;
 use crate::domain::time::UnixMillis;
+use crate::wire::problem::Failure;
 
 /// The memory of this isolate.
 pub(crate) struct Isolate {
@@ -27,6 +29,25 @@ thread_local! {
     static ISOLATE: RefCell<Option<Isolate>> = const { RefCell::new(None) };
 }
 
+/// The platform gave no random numbers: nothing that must be new can be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoRandom;
+
+const NO_RANDOM: &str = "the platform gave no random numbers";
+
+impl From<NoRandom> for Failure {
+    fn from(_: NoRandom) -> Self {
+        console_error!("{NO_RANDOM}");
+        Self::new(Code::Internal)
+    }
+}
+
+impl From<NoRandom> for worker::Error {
+    fn from(_: NoRandom) -> Self {
+        Self::RustError(NO_RANDOM.to_owned())
+    }
+}
+
 impl Isolate {
     /// A request id: the time, then a number that this isolate alone counts from a random beginning.
     pub(crate) fn request_id(&mut self, now: UnixMillis) -> RequestId {
@@ -40,6 +61,17 @@ pub(crate) fn with<T>(use_it: impl FnOnce(&mut Isolate) -> T) -> Option<T> {
     ISOLATE.with(|cell| cell.try_borrow_mut().ok().and_then(|mut isolate| isolate.as_mut().map(use_it)))
 }
 
+/// An id for a request, whether or not the memory can be used just now.
+///
+/// # Errors
+/// When there are no random numbers.
+pub(crate) fn request_id(now: UnixMillis) -> Result<RequestId> {
+    match with(|isolate| isolate.request_id(now)) {
+        Some(id) => Ok(id),
+        None => Ok(RequestId::new(now, random()?)),
+    }
+}
+
 /// Makes the memory where there is none yet, and gives the configuration.
 ///
 /// # Errors
@@ -49,7 +81,7 @@ pub(crate) fn ready(env: &Env) -> Result<Arc<Config>> {
         return Ok(config);
     }
     let config = Arc::new(Config::read(env)?);
-    let isolate = Isolate { config: Arc::clone(&config), gate: Gate::new(random()), random: random(), requests: 0 };
+    let isolate = Isolate { config: Arc::clone(&config), gate: Gate::new(random()?), random: random()?, requests: 0 };
     ISOLATE.with(|cell| {
         if let Ok(mut empty) = cell.try_borrow_mut()
             && empty.is_none()
@@ -61,9 +93,11 @@ pub(crate) fn ready(env: &Env) -> Result<Arc<Config>> {
 }
 
 /// 128 random bits. Only within a request: the platform gives none before.
-pub(crate) fn random() -> u128 {
+///
+/// # Errors
+/// When the platform's generator fails.
+pub(crate) fn random() -> std::result::Result<u128, NoRandom> {
     let mut bytes = [0; 16];
-    // The platform's generator does not fail within a request; were it to, ids would only be less spread.
-    let _ = getrandom::fill(&mut bytes);
-    u128::from_be_bytes(bytes)
+    getrandom::fill(&mut bytes).map_err(|_| NoRandom)?;
+    Ok(u128::from_be_bytes(bytes))
 }

@@ -3,7 +3,6 @@
 //! Invariant: a row leaves the outbox by the place that the ledger confirmed, never by its age or its number; what the
 //! rules of `domain::outbox` say is all that is done.
 
-use serde::{Deserialize, Serialize};
 use worker::{Env, console_error};
 
 use super::d1::{Abort, Database};
@@ -11,27 +10,15 @@ use super::storage::{Tables, integer, millis};
 use crate::domain::outbox::{Event, Next, Queued, Said, settle};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::UnixMillis;
-use crate::wire::json;
+use crate::wire::change::written;
+use crate::wire::json::{self, Invalid, List, Row};
+use crate::wire::rows::entry;
 use crate::wire::sql::shard;
 
 /// How long events gather before they are sent.
 pub(crate) const GATHER_MS: u64 = 500;
 /// How many events one batch carries. At about 300 bytes each a batch is 300 KB, well below D1's 2 MB for a parameter.
 const BATCH: usize = 1_000;
-
-#[derive(Deserialize)]
-struct Row {
-    seq: u64,
-    body: String,
-    refusals: u32,
-}
-
-#[derive(Deserialize)]
-struct Held {
-    source: String,
-    id: String,
-    fingerprint: String,
-}
 
 /// Sends what is in the outbox; when there is more, or more to try, at once again.
 ///
@@ -44,15 +31,17 @@ pub(crate) async fn flush(
     now: UnixMillis,
 ) -> Result<Option<UnixMillis>, String> {
     let database = Database::shard(env, &tenant.shard).map_err(|abort| abort.to_string())?;
-    let rows: Vec<Row> = tables
+    let rows = tables
         .rows("SELECT seq, body, refusals FROM outbox ORDER BY seq LIMIT ?1", vec![integer(BATCH as u64)])
         .map_err(|error| error.to_string())?;
     let full = rows.len() == BATCH;
     let mut queued = Vec::new();
-    for row in rows {
-        match json::parse::<Event>(&row.body) {
-            Ok(event) => queued.push(Queued { seq: row.seq, refusals: row.refusals, event }),
-            Err(error) => set_aside(tables, row.seq, &error.to_string(), now).map_err(|error| error.to_string())?,
+    for row in &rows {
+        let column = |invalid: Invalid| invalid.to_string();
+        let (seq, refusals) = (row.integer("seq").map_err(column)?, row.integer("refusals").map_err(column)?);
+        match json::parse::<Event>(row.text("body").map_err(column)?) {
+            Ok(event) => queued.push(Queued { seq, refusals: u32::try_from(refusals).unwrap_or(u32::MAX), event }),
+            Err(error) => set_aside(tables, seq, &error.to_string(), now).map_err(|error| error.to_string())?,
         }
     }
     let mut parts = vec![queued];
@@ -89,29 +78,20 @@ async fn offered(
     batch: &[Queued],
     now: UnixMillis,
 ) -> Result<Vec<(String, String, String)>, Abort> {
-    #[derive(Serialize)]
-    struct Offered<'a> {
-        #[serde(flatten)]
-        event: &'a Event,
-        fingerprint: String,
-    }
-    let events: Vec<Offered<'_>> =
-        batch.iter().map(|Queued { event, .. }| Offered { event, fingerprint: event.fingerprint() }).collect();
-    let json = serde_json::to_string(&events).map_err(|error| Abort::Constraint(error.to_string()))?;
-    let id = tenant.tenant.to_string();
-    let mut statements = database.batch();
-    statements.add(shard::ADD_ENTRIES, &[(&id).into(), (&json).into(), now.0.into()])?;
-    statements.add(shard::CONFIRM_ENTRIES, &[(&id).into(), (&json).into()])?;
-    let results = statements.run().await?;
-    let held: Vec<Held> = match results.last() {
-        Some(outcome) => outcome.rows()?,
-        None => Vec::new(),
-    };
-    Ok(held.into_iter().map(|held| (held.source, held.id, held.fingerprint)).collect())
+    let events: List = batch.iter().map(|queued| entry(&queued.event)).collect();
+    let (id, events) = (tenant.tenant.to_string(), events.end());
+    let statements = vec![
+        shard::ADD_ENTRIES.with(vec![id.as_str().into(), events.as_str().into(), now.0.into()]),
+        shard::CONFIRM_ENTRIES.with(vec![id.into(), events.into()]),
+    ];
+    let held = database.run(statements).await?.pop().unwrap_or_default();
+    let text = |row: &Row, column| row.text(column).map(str::to_owned);
+    let held = held.iter().map(|row| Ok((text(row, "source")?, text(row, "id")?, text(row, "fingerprint")?)));
+    Ok(held.collect::<Result<_, Invalid>>()?)
 }
 
 fn apply(tables: &Tables, next: &Next, now: UnixMillis) -> worker::Result<()> {
-    let done = serde_json::to_string(&next.done)?;
+    let done = written(&next.done);
     tables.run("DELETE FROM outbox WHERE seq IN (SELECT value FROM json_each(?1))", vec![done.into()])?;
     for seq in &next.refused {
         tables.run("UPDATE outbox SET refusals = refusals + 1 WHERE seq = ?1", vec![integer(*seq)])?;

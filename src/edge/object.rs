@@ -9,8 +9,9 @@ use worker::Env;
 
 use super::config::{Config, Jurisdictions};
 use crate::domain::id::{Jurisdiction, TenantId};
+use crate::domain::limit::Call;
 use crate::wire::json;
-use crate::wire::object::{AskTenant, ToCatalog, ToTenant};
+use crate::wire::object::{AskTenant, LimitAnswer, ToCatalog, ToTenant};
 
 #[wasm_bindgen]
 extern "C" {
@@ -52,16 +53,16 @@ impl std::fmt::Display for Unreachable {
     }
 }
 
-/// Asks the object of `tenant`.
+/// Asks the object of `tenant`; what it answers is the answer's own JSON.
 ///
 /// # Errors
 /// When it cannot be reached, or threw. A stub is made anew for each call: one that threw may be broken.
-pub(crate) async fn ask_tenant<A: DeserializeOwned>(
+pub(crate) async fn ask_tenant(
     env: &Env,
     config: &Config,
     tenant: TenantId,
     ask: AskTenant,
-) -> Result<A, Unreachable> {
+) -> Result<String, Unreachable> {
     let namespace = namespace(env, "TENANT")?;
     let place = tenant.jurisdiction();
     let stub = match (config.jurisdictions, place) {
@@ -71,26 +72,47 @@ pub(crate) async fn ask_tenant<A: DeserializeOwned>(
         (Jurisdictions::Platform, Jurisdiction::Global) => namespace.get_by_name(&tenant.to_string()),
         (Jurisdictions::Names, _) => namespace.get_by_name(&format!("{place}/{tenant}")),
     };
-    exchange(stub, &ToTenant { tenant, ask }).await
+    exchange(stub, written(&ToTenant { tenant, ask })).await
+}
+
+/// Asks the limiter of `tenant`.
+///
+/// # Errors
+/// As [`ask_tenant`].
+pub(crate) async fn ask_limiter(
+    env: &Env,
+    config: &Config,
+    tenant: TenantId,
+    call: Box<Call>,
+) -> Result<LimitAnswer, Unreachable> {
+    answered(&ask_tenant(env, config, tenant, AskTenant::Limit(call)).await?)
 }
 
 /// Asks the catalog object.
 ///
 /// # Errors
 /// When it cannot be reached, or threw.
-pub(crate) async fn ask_catalog<A: DeserializeOwned>(env: &Env, ask: ToCatalog) -> Result<A, Unreachable> {
-    exchange(namespace(env, "CATALOG")?.get_by_name("catalog"), &ask).await
+pub(crate) async fn ask_catalog(env: &Env, ask: ToCatalog) -> Result<String, Unreachable> {
+    exchange(namespace(env, "CATALOG")?.get_by_name("catalog"), written(&ask)).await
 }
 
-async fn exchange<A: DeserializeOwned>(
-    stub: Result<Stub, JsValue>,
-    message: &impl Serialize,
-) -> Result<A, Unreachable> {
+/// What an object answered.
+///
+/// # Errors
+/// When it is no `A`: object and asker are of versions that do not go together.
+pub(crate) fn answered<A: DeserializeOwned>(answer: &str) -> Result<A, Unreachable> {
+    json::parse(answer).map_err(|error| Unreachable::new(error.to_string()))
+}
+
+/// A message as JSON; nothing that this crate sends can fail to be.
+fn written(message: &impl Serialize) -> String {
+    serde_json::to_string(message).unwrap_or_default()
+}
+
+async fn exchange(stub: Result<Stub, JsValue>, message: String) -> Result<String, Unreachable> {
     let stub = stub.map_err(|error| Unreachable::thrown(&error))?;
-    let message = serde_json::to_string(message).map_err(|error| Unreachable::new(error.to_string()))?;
     let answer = stub.call(&message).await.map_err(|error| Unreachable::thrown(&error))?;
-    let answer = answer.as_string().ok_or_else(|| Unreachable::new("the object's answer is not text"))?;
-    json::parse(&answer).map_err(|error| Unreachable::new(error.to_string()))
+    answer.as_string().ok_or_else(|| Unreachable::new("the object's answer is not text"))
 }
 
 fn namespace(env: &Env, binding: &str) -> Result<Namespace, Unreachable> {

@@ -4,12 +4,15 @@
 //! outlives the request: the isolate's is borrowed only between awaits, and an object drops its copy of the limiter's rows.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 
 use js_sys::Promise;
 use js_sys::futures::future_to_promise;
 use wasm_bindgen::JsValue;
 
-/// A promise of what `future` gives.
-pub(crate) fn promise<T: Into<JsValue>>(future: impl Future<Output = Result<T, JsValue>> + 'static) -> Promise {
-    future_to_promise(AssertUnwindSafe(async { future.await.map(Into::into) }))
+/// A promise of the text that `future` gives; `undefined` where it gives none. Boxed, so that what makes a promise of a future
+/// is compiled once.
+pub(crate) fn promise(future: impl Future<Output = Result<Option<String>, JsValue>> + 'static) -> Promise {
+    let future: Pin<Box<dyn Future<Output = Result<Option<String>, JsValue>>>> = Box::pin(future);
+    future_to_promise(AssertUnwindSafe(async { future.await.map(JsValue::from) }))
 }

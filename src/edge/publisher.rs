@@ -3,25 +3,39 @@
 //! Invariant: KV has no compare-and-set, so the owner alone puts, one at a time, from its alarm, and what it stores only
 //! ever has a greater serial than what it stored before.
 
-use serde::Deserialize;
 use worker::kv::KvStore;
 use worker::{Error, Result};
 
 use super::config::Config;
-use super::storage::{Tables, integer, millis};
+use super::storage::{Tables, integer, millis, unreadable};
 use crate::domain::document::{DocumentKey, LIFE_MS};
 use crate::domain::job::Job;
 use crate::domain::time::UnixMillis;
-use crate::wire::json;
+use crate::wire::json::{Invalid, Row};
 use crate::wire::object::Publication;
 
-#[derive(Deserialize)]
-struct Row {
+/// A document that an object owns, as it keeps it.
+struct Kept {
     name: String,
     serial: u64,
     body: String,
     signed: String,
     signed_ms: u64,
+}
+
+impl TryFrom<&Row> for Kept {
+    type Error = Invalid;
+
+    fn try_from(row: &Row) -> std::result::Result<Self, Invalid> {
+        let text = |column| row.text(column).map(str::to_owned);
+        Ok(Self {
+            name: text("name")?,
+            serial: row.integer("serial")?,
+            body: text("body")?,
+            signed: text("signed")?,
+            signed_ms: row.integer("signed_ms")?,
+        })
+    }
 }
 
 /// Stores and signs `publication` if it is newer than what is here; it is put to KV by the next alarm.
@@ -30,7 +44,7 @@ struct Row {
 /// When the storage refuses.
 pub(crate) fn publish(tables: &Tables, config: &Config, publication: &Publication, now: UnixMillis) -> Result<bool> {
     let name = publication.key.to_string();
-    if row(tables, &name)?.is_some_and(|row| row.serial >= publication.serial) {
+    if kept(tables, &name)?.is_some_and(|kept| kept.serial >= publication.serial) {
         return Ok(false);
     }
     store(tables, config, publication, now)?;
@@ -38,7 +52,7 @@ pub(crate) fn publish(tables: &Tables, config: &Config, publication: &Publicatio
 }
 
 fn store(tables: &Tables, config: &Config, publication: &Publication, now: UnixMillis) -> Result<()> {
-    let signed = config.documents.sign(&publication.key, publication.serial, now, &publication.body)?;
+    let signed = config.documents.sign(&publication.key, publication.serial, now, &publication.body);
     tables.run(
         "INSERT INTO document (name, serial, body, signed, signed_ms, pending) VALUES (?1, ?2, ?3, ?4, ?5, 1)
          ON CONFLICT (name) DO UPDATE SET
@@ -46,7 +60,7 @@ fn store(tables: &Tables, config: &Config, publication: &Publication, now: UnixM
         vec![
             publication.key.to_string().into(),
             integer(publication.serial),
-            publication.body.to_string().into(),
+            publication.body.as_str().into(),
             signed.into(),
             millis(now),
         ],
@@ -60,7 +74,7 @@ fn store(tables: &Tables, config: &Config, publication: &Publication, now: UnixM
 /// # Errors
 /// When the storage refuses.
 pub(crate) fn signed(tables: &Tables, key: &DocumentKey) -> Result<Option<String>> {
-    Ok(row(tables, &key.to_string())?.map(|row| row.signed))
+    Ok(kept(tables, &key.to_string())?.map(|kept| kept.signed))
 }
 
 /// The serial of a document this object owns.
@@ -68,13 +82,17 @@ pub(crate) fn signed(tables: &Tables, key: &DocumentKey) -> Result<Option<String
 /// # Errors
 /// When the storage refuses.
 pub(crate) fn serial(tables: &Tables, key: &DocumentKey) -> Result<Option<u64>> {
-    Ok(row(tables, &key.to_string())?.map(|row| row.serial))
+    Ok(kept(tables, &key.to_string())?.map(|kept| kept.serial))
 }
 
-fn row(tables: &Tables, name: &str) -> Result<Option<Row>> {
-    let rows: Vec<Row> =
+fn kept(tables: &Tables, name: &str) -> Result<Option<Kept>> {
+    let rows =
         tables.rows("SELECT name, serial, body, signed, signed_ms FROM document WHERE name = ?1", vec![name.into()])?;
-    Ok(rows.into_iter().next())
+    Ok(all(&rows)?.into_iter().next())
+}
+
+fn all(rows: &[Row]) -> Result<Vec<Kept>> {
+    rows.iter().map(Kept::try_from).collect::<std::result::Result<_, _>>().map_err(|invalid| unreadable(&invalid))
 }
 
 /// Puts what waits to KV. Plans go before the catalog that names them: names sort so, reversed.
@@ -82,9 +100,9 @@ fn row(tables: &Tables, name: &str) -> Result<Option<Row>> {
 /// # Errors
 /// When KV refuses; what was not put still waits.
 pub(crate) async fn put(tables: &Tables, kv: &KvStore) -> Result<()> {
-    let rows: Vec<Row> = tables
+    let rows = tables
         .rows("SELECT name, serial, body, signed, signed_ms FROM document WHERE pending ORDER BY name DESC", vec![])?;
-    for row in rows {
+    for row in all(&rows)? {
         kv.put(&row.name, &row.signed)?.execute().await?;
         // A newer content may have come while KV was answering: it still waits.
         tables.run(
@@ -100,13 +118,13 @@ pub(crate) async fn put(tables: &Tables, kv: &KvStore) -> Result<()> {
 /// # Errors
 /// When the storage refuses.
 pub(crate) fn sign(tables: &Tables, config: &Config, now: UnixMillis) -> Result<Option<UnixMillis>> {
-    let rows: Vec<Row> = tables.rows("SELECT name, serial, body, signed, signed_ms FROM document", vec![])?;
+    let rows = tables.rows("SELECT name, serial, body, signed, signed_ms FROM document", vec![])?;
     let mut next: Option<UnixMillis> = None;
-    for row in rows {
+    for row in all(&rows)? {
         let mut signed = UnixMillis(row.signed_ms);
         if now.since(signed) >= LIFE_MS / 2 {
             let key = row.name.parse::<DocumentKey>().map_err(|error| Error::RustError(error.to_string()))?;
-            let publication = Publication { key, serial: row.serial, body: json::parse(&row.body)? };
+            let publication = Publication { key, serial: row.serial, body: row.body };
             store(tables, config, &publication, now)?;
             signed = now;
         }

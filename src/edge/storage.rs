@@ -3,14 +3,13 @@
 //! Invariant: everything here is synchronous. What is done between entering and leaving a handler without an `await` is
 //! one transaction (src/entry.js opens it), and a failure leaves nothing of it.
 
-use serde::de::DeserializeOwned;
 use worker::{Date, SqlStorage, SqlStorageValue, Storage, console_error};
 
 type Result<T, E = worker::Error> = std::result::Result<T, E>;
 
 use crate::domain::job::Job;
 use crate::domain::time::UnixMillis;
-use crate::wire::json;
+use crate::wire::json::{self, Invalid, Row};
 
 /// The tables of an object, written again at every start.
 const SCHEMA: &str = include_str!("../../schema/tenant/0001_tenant.sql");
@@ -37,10 +36,10 @@ impl Tables {
     /// The rows of a query.
     ///
     /// # Errors
-    /// When the statement fails, or a row is not a `T`.
-    pub(crate) fn rows<T: DeserializeOwned>(&self, sql: &'static str, params: Vec<SqlStorageValue>) -> Result<Vec<T>> {
+    /// When the statement fails.
+    pub(crate) fn rows(&self, sql: &'static str, params: Vec<SqlStorageValue>) -> Result<Vec<Row>> {
         let rows = self.sql.exec(sql, params)?.collect::<Result<js_sys::Array>>()?;
-        Ok(json::parse(&String::from(js_sys::JSON::stringify(&rows)?))?)
+        json::rows(&String::from(js_sys::JSON::stringify(&rows)?)).map_err(|invalid| unreadable(&invalid))
     }
 
     /// Runs a statement for its effect.
@@ -98,12 +97,9 @@ impl Tables {
     /// # Errors
     /// When the storage refuses.
     pub(crate) fn put_off(&self, job: Job, now: UnixMillis, random: u32) -> Result<()> {
-        #[derive(serde::Deserialize)]
-        struct Row {
-            failures: u32,
-        }
-        let rows: Vec<Row> = self.rows("SELECT failures FROM job WHERE name = ?1", vec![job.name().into()])?;
-        let failures = rows.first().map_or(0, |row| row.failures).saturating_add(1);
+        let rows = self.rows("SELECT failures FROM job WHERE name = ?1", vec![job.name().into()])?;
+        let failures = rows.first().and_then(|row| row.integer("failures").ok()).unwrap_or_default();
+        let failures = u32::try_from(failures).unwrap_or(u32::MAX).saturating_add(1);
         self.run(
             "INSERT INTO job (name, due_ms, failures) VALUES (?1, ?2, ?3)
              ON CONFLICT (name) DO UPDATE SET due_ms = excluded.due_ms, failures = excluded.failures",
@@ -116,12 +112,8 @@ impl Tables {
     /// # Errors
     /// When the storage refuses.
     pub(crate) fn due(&self, now: UnixMillis) -> Result<Vec<Job>> {
-        #[derive(serde::Deserialize)]
-        struct Row {
-            name: String,
-        }
-        let rows: Vec<Row> = self.rows("SELECT name FROM job WHERE due_ms <= ?1", vec![millis(now)])?;
-        Ok(Job::ALL.into_iter().filter(|job| rows.iter().any(|row| row.name == job.name())).collect())
+        let rows = self.rows("SELECT name FROM job WHERE due_ms <= ?1", vec![millis(now)])?;
+        Ok(Job::ALL.into_iter().filter(|job| rows.iter().any(|row| row.text("name") == Ok(job.name()))).collect())
     }
 
     /// Does the jobs that are due, one after the other, by `work`, which says when to do the job again. What fails is put
@@ -138,7 +130,7 @@ impl Tables {
                 Err(message) => {
                     console_error!("{}: {message}", job.name());
                     #[expect(clippy::cast_possible_truncation, reason = "any 32 of its bits will do")]
-                    self.put_off(job, clock(), super::isolate::random() as u32)
+                    self.put_off(job, clock(), super::isolate::random().unwrap_or_default() as u32)
                 }
             };
             if let Err(error) = noted {
@@ -152,13 +144,14 @@ impl Tables {
     /// # Errors
     /// When the storage refuses.
     pub(crate) fn next_alarm(&self) -> Result<Option<UnixMillis>> {
-        #[derive(serde::Deserialize)]
-        struct Row {
-            due_ms: Option<u64>,
-        }
-        let rows: Vec<Row> = self.rows("SELECT min(due_ms) AS due_ms FROM job", vec![])?;
-        Ok(rows.first().and_then(|row| row.due_ms).map(UnixMillis))
+        let rows = self.rows("SELECT min(due_ms) AS due_ms FROM job", vec![])?;
+        Ok(rows.first().and_then(|row| row.optional_integer("due_ms").ok()).flatten().map(UnixMillis))
     }
+}
+
+/// A row that this version does not understand.
+pub(crate) fn unreadable(invalid: &Invalid) -> worker::Error {
+    worker::Error::RustError(invalid.to_string())
 }
 
 /// A time as SQLite keeps it. Times stay below 2^53.

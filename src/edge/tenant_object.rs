@@ -15,10 +15,10 @@ use worker::worker_sys::DurableObjectState;
 use worker::{Env, console_error};
 
 use super::config::Config;
-use super::object::ask_tenant;
+use super::object::ask_limiter;
 use super::promise::promise;
 use super::publisher;
-use super::storage::{Tables, integer};
+use super::storage::{Tables, integer, unreadable};
 use super::{isolate, ledger, sealer};
 use crate::domain::document::DocumentKey;
 use crate::domain::id::TenantId;
@@ -124,7 +124,7 @@ impl TenantShell {
     /// Sends a call to the parent's limiter; what it said is for [`Self::conclude`].
     pub fn above(&self, upward: String) -> Promise {
         let object = Rc::clone(&self.0);
-        promise(async move { object.above(&upward).await.map_err(JsValue::from) })
+        promise(async move { object.above(&upward).await.map(Some).map_err(JsValue::from) })
     }
 
     /// Takes in what the parent's limiter said, within a transaction; answers the message that waited for it, if one did.
@@ -179,7 +179,7 @@ impl TenantShell {
         let object = Rc::clone(&self.0);
         promise(async move {
             object.tables.serve(async |job, now| object.work(job, now).await).await;
-            Ok(JsValue::UNDEFINED)
+            Ok(None)
         })
     }
 }
@@ -193,13 +193,11 @@ impl TenantObject {
         let upward: Upward = json::parse(upward)?;
         let tenant = self.document().map_err(|error| broken(&error))?;
         let reply = match tenant.and_then(|tenant| tenant.ancestors.first().map(|parent| parent.tenant)) {
-            Some(parent) => {
-                ask_tenant::<LimitAnswer>(&self.env, &self.config, parent, AskTenant::Limit(upward.call.clone()))
-                    .await
-                    .inspect_err(|error| console_error!("limiter of {parent}: {error}"))
-                    .ok()
-                    .map(|answer| answer.reply)
-            }
+            Some(parent) => ask_limiter(&self.env, &self.config, parent, upward.call.clone())
+                .await
+                .inspect_err(|error| console_error!("limiter of {parent}: {error}"))
+                .ok()
+                .map(|answer| answer.reply),
             None => None,
         };
         Ok(serde_json::to_string(&(upward, reply))?)
@@ -216,7 +214,8 @@ impl TenantObject {
             }
             Job::Seal => {
                 let Some(tenant) = self.document().map_err(|error| error.to_string())? else { return Ok(None) };
-                sealer::seal(&self.env, &tenant).await.map(|more| more.then_some(now))
+                let more = sealer::seal(&self.env, &tenant).await.map_err(|abort| abort.to_string())?;
+                Ok(more.then_some(now))
             }
             // Done by `tick`, in a transaction, before the others.
             Job::Tick => Ok(None),
@@ -225,14 +224,9 @@ impl TenantObject {
 
     /// The first message says whose object this is; from then on it is nobody else's.
     fn recognise(&self, tenant: TenantId) -> Result<(), JsError> {
-        #[derive(Deserialize)]
-        struct Owner {
-            tenant: TenantId,
-        }
-        let owners: Vec<Owner> =
-            self.tables.rows("SELECT tenant FROM owner", vec![]).map_err(|error| broken(&error))?;
+        let owners = self.tables.rows("SELECT tenant FROM owner", vec![]).map_err(|error| broken(&error))?;
         match owners.first() {
-            Some(owner) if owner.tenant == tenant => Ok(()),
+            Some(owner) if owner.parsed("tenant") == Ok(tenant) => Ok(()),
             Some(_) => Err(JsError::new("a message for another tenant's object")),
             None => self
                 .tables
@@ -243,16 +237,13 @@ impl TenantObject {
 
     /// The tenant's document, as this object last published it.
     fn document(&self) -> worker::Result<Option<Rc<Tenant>>> {
-        #[derive(Deserialize)]
-        struct Body {
-            body: String,
-        }
         if let Some(tenant) = &*self.tenant.borrow() {
             return Ok(Some(Rc::clone(tenant)));
         }
-        let rows: Vec<Body> = self.tables.rows("SELECT body FROM document WHERE name LIKE 'tenant/%'", vec![])?;
+        let rows = self.tables.rows("SELECT body FROM document WHERE name LIKE 'tenant/%'", vec![])?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let tenant: Rc<Tenant> = Rc::new(json::parse(&row.body)?);
+        let body = row.text("body").map_err(|invalid| unreadable(&invalid))?;
+        let tenant: Rc<Tenant> = Rc::new(json::parse(body)?);
         *self.tenant.borrow_mut() = Some(Rc::clone(&tenant));
         Ok(Some(tenant))
     }
@@ -314,18 +305,14 @@ impl TenantObject {
     }
 
     fn restore(&self, tenant: TenantId) -> worker::Result<Limiter> {
-        #[derive(Deserialize)]
-        struct Stored {
-            place: String,
-            body: String,
-        }
-        let rows: Vec<Stored> = self.tables.rows("SELECT place, body FROM limiter", vec![])?;
-        let rows = rows.iter().map(|Stored { place, body }| {
-            let place = place.parse().map_err(|_| worker::Error::RustError(format!("limiter row {place}")))?;
-            Ok((place, json::parse(body)?))
+        let rows = self.tables.rows("SELECT place, body FROM limiter", vec![])?;
+        let rows = rows.iter().map(|row| {
+            let place = row.parsed("place").map_err(|invalid| unreadable(&invalid))?;
+            Ok((place, json::parse(row.text("body").map_err(|invalid| unreadable(&invalid))?)?))
         });
         let rows = rows.collect::<worker::Result<Vec<_>>>()?;
-        Ok(Limiter::restore(rows).unwrap_or_else(|| Limiter::new(tenant, Incarnation(isolate::random()))))
+        let random = isolate::random()?;
+        Ok(Limiter::restore(rows).unwrap_or_else(|| Limiter::new(tenant, Incarnation(random))))
     }
 
     /// Puts what a step brought to the outbox.
@@ -368,13 +355,9 @@ impl TenantObject {
     }
 
     fn books(&self, tenant: TenantId, now: UnixMillis) -> Result<Books, JsError> {
-        #[derive(Deserialize)]
-        struct Count {
-            n: u64,
-        }
         let count = |sql| -> Result<u64, JsError> {
-            let rows: Vec<Count> = self.tables.rows(sql, vec![]).map_err(|error| broken(&error))?;
-            Ok(rows.first().map_or(0, |row| row.n))
+            let rows = self.tables.rows(sql, vec![]).map_err(|error| broken(&error))?;
+            Ok(rows.first().and_then(|row| row.integer("n").ok()).unwrap_or_default())
         };
         let outbox = count("SELECT count(*) AS n FROM outbox")?;
         let quarantine = count("SELECT count(*) AS n FROM quarantine")?;

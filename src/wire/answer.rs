@@ -7,8 +7,9 @@ use std::fmt::Write as _;
 
 use super::headers::{Identity, Signer};
 use super::problem::{self, Problem, Snapshot};
+use super::push_number;
 use super::ratelimit::{self, Field};
-use super::verdict::{Release, Verdict, push_number};
+use super::verdict::{Release, Verdict};
 use crate::domain::catalog::Target;
 use crate::domain::decision::{Code, Tier};
 use crate::domain::gate::{Passage, Reason, Refused, Standpoint};

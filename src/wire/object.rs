@@ -41,8 +41,8 @@ pub struct Publication {
     pub key: DocumentKey,
     /// Its serial, as D1 assigned it.
     pub serial: u64,
-    /// Its content.
-    pub body: serde_json::Value,
+    /// Its content, as JSON.
+    pub body: String,
 }
 
 /// What a tenant's object answers to [`AskTenant::Limit`].

@@ -5,8 +5,7 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
-
+use super::json::{List, Object, quoted};
 use crate::domain::decision::{Code, Tier};
 use crate::domain::id::{RequestId, TenantId};
 
@@ -26,14 +25,8 @@ impl fmt::Display for Page<'_> {
     }
 }
 
-impl Serialize for Page<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 /// Which documents an answer was made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// The serial of the tenant's document.
     pub serial: u64,
@@ -42,7 +35,7 @@ pub struct Snapshot {
 }
 
 /// The limit that refused, and at which level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit<'a> {
     /// The limit's name.
     pub name: &'a str,
@@ -57,7 +50,7 @@ pub struct Limit<'a> {
 }
 
 /// One thing that is wrong about a request, and where.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// What is wrong with it.
     pub detail: String,
@@ -67,11 +60,61 @@ pub struct Fault {
     pub code: Code,
 }
 
+/// Why a call of the API failed: a problem to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its stable code.
+    pub code: Code,
+    /// What is particular about this occurrence.
+    pub detail: Option<String>,
+    /// What is wrong with the body.
+    pub faults: Vec<Fault>,
+    /// After how many seconds asking again may help.
+    pub retry_after_s: Option<u64>,
+}
+
+impl Failure {
+    /// A failure that its code says all about.
+    #[must_use]
+    pub const fn new(code: Code) -> Self {
+        Self { code, detail: None, faults: Vec::new(), retry_after_s: None }
+    }
+
+    /// With what is particular about it.
+    #[must_use]
+    pub fn because(self, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+
+    /// Something that the body says cannot be: `pointer` is where.
+    #[must_use]
+    pub fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Fault { detail: detail.into(), pointer: pointer.into(), code: Code::InvalidValue }.into()
+    }
+
+    /// The problem that it is, of one request.
+    #[must_use]
+    pub fn problem<'a>(&'a self, base: &'a str, id: RequestId) -> Problem<'a> {
+        Problem {
+            detail: self.detail.as_deref(),
+            errors: &self.faults,
+            retry_after: self.retry_after_s,
+            request_id: Some(id),
+            ..Problem::new(base, self.code)
+        }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self { detail: Some(fault.detail.clone()), faults: vec![fault.clone()], ..Self::new(fault.code) }
+    }
+}
+
 /// A refusal. Members that do not apply are left out of it; their order here is their order in JSON.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Problem<'a> {
     /// The code's page.
-    #[serde(rename = "type")]
     pub page: Page<'a>,
     /// The code's title, or the plan's own wording.
     pub title: &'a str,
@@ -82,43 +125,28 @@ pub struct Problem<'a> {
     /// The title again: many clients show a member of this name.
     pub error: &'a str,
     /// What is particular about this occurrence.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<&'a str>,
     /// The feature that was refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub feature: Option<&'a str>,
     /// The plan of the tenant, by the name its users know.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub current_plan: Option<&'a str>,
     /// Where a larger plan can be had.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub upgrade_url: Option<&'a str>,
     /// Where the answer about the feature comes from.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<&'a str>,
-    /// The limit that refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The limit that refused. Also named as the IETF draft's problem type `quota-exceeded` does.
     pub limit: Option<Limit<'a>>,
-    /// The same limit, as the IETF draft's problem type `quota-exceeded` names it.
-    #[serde(rename = "violated-policies", skip_serializing_if = "Option::is_none")]
-    pub violated_policies: Option<[&'a str; 1]>,
     /// After how many seconds asking again may help; the same number as in `Retry-After`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
     /// What is wrong with the body.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub errors: &'a [Fault],
     /// Who asked, once that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<TenantId>,
     /// What the answer was made from.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Snapshot>,
     /// Who decided.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<Tier>,
     /// The request's id, which the operator can look up.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<RequestId>,
 }
 
@@ -138,7 +166,6 @@ impl<'a> Problem<'a> {
             upgrade_url: None,
             source: None,
             limit: None,
-            violated_policies: None,
             retry_after: None,
             errors: &[],
             tenant: None,
@@ -157,23 +184,63 @@ impl<'a> Problem<'a> {
     /// For a limit that refused.
     #[must_use]
     pub const fn limited(self, limit: Limit<'a>, retry_after: Option<u64>) -> Self {
-        Self { limit: Some(limit), violated_policies: Some([limit.name]), retry_after, ..self }
-    }
-
-    /// For a body in which something is wrong: the code of the one fault, or `invalid` for several.
-    #[must_use]
-    pub fn faulty(base: &'a str, faults: &'a [Fault]) -> Self {
-        match faults {
-            [one] => Self { detail: Some(&one.detail), errors: faults, ..Self::new(base, one.code) },
-            several => Self { errors: several, ..Self::new(base, Code::Invalid) },
-        }
+        Self { limit: Some(limit), retry_after, ..self }
     }
 
     /// The problem as JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Only a map with keys that are no strings, or a failing writer, could fail here: there is neither.
-        serde_json::to_string(self).unwrap_or_default()
+        Object::new()
+            .shown("type", &self.page)
+            .text("title", self.title)
+            .number("status", u64::from(self.status))
+            .text("code", self.code.name())
+            .text("error", self.error)
+            .maybe(self.detail, |object, detail| object.text("detail", detail))
+            .maybe(self.feature, |object, feature| object.text("feature", feature))
+            .maybe(self.current_plan, |object, plan| object.text("current_plan", plan))
+            .maybe(self.upgrade_url, |object, url| object.text("upgrade_url", url))
+            .maybe(self.source, |object, source| object.text("source", source))
+            .maybe(self.limit, |object, limit| {
+                let mut violated = String::new();
+                quoted(&mut violated, limit.name);
+                object.json("limit", &limit.to_json()).json("violated-policies", &format!("[{violated}]"))
+            })
+            .maybe(self.retry_after, |object, seconds| object.number("retry_after", seconds))
+            .maybe(Some(self.errors).filter(|faults| !faults.is_empty()), |object, faults| {
+                object.json("errors", &faults.iter().map(Fault::to_json).collect::<List>().end())
+            })
+            .maybe(self.tenant, |object, tenant| object.shown("tenant", &tenant))
+            .maybe(self.snapshot, |object, snapshot| object.json("snapshot", &snapshot.to_json()))
+            .maybe(self.tier, |object, tier| object.text("tier", tier.name()))
+            .maybe(self.request_id, |object, id| object.shown("request_id", &id))
+            .end()
+    }
+}
+
+impl Snapshot {
+    /// As a member of an answer.
+    #[must_use]
+    pub fn to_json(self) -> String {
+        Object::new().number("serial", self.serial).number("age_ms", self.age_ms).end()
+    }
+}
+
+impl Limit<'_> {
+    fn to_json(self) -> String {
+        Object::new()
+            .text("name", self.name)
+            .shown("tenant", &self.tenant)
+            .number("level", self.level as u64)
+            .number("quota", self.quota)
+            .number("cost", self.cost)
+            .end()
+    }
+}
+
+impl Fault {
+    fn to_json(&self) -> String {
+        Object::new().text("detail", &self.detail).text("pointer", &self.pointer).text("code", self.code.name()).end()
     }
 }
 
@@ -237,12 +304,9 @@ mod tests {
 
     #[test]
     fn a_faulty_body_says_where() {
-        let fault = |detail: &str, pointer: &str, code| Fault { detail: detail.into(), pointer: pointer.into(), code };
-        let one = [fault("this member is needed", "#/feature", Code::MissingField)];
-        golden("problem_fault", &Problem::faulty(BASE, &one).to_json());
-
-        let several = [one[0].clone(), fault("a string where an integer is wanted", "#/cost", Code::WrongType)];
-        golden("problem_faults", &Problem::faulty(BASE, &several).to_json());
+        let detail = "this member is needed".to_owned();
+        let fault = Fault { detail, pointer: "#/feature".to_owned(), code: Code::MissingField };
+        golden("problem_fault", &Failure::from(fault).problem(BASE, RequestId::new(NOW, 42)).to_json());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Invariant: [`write()`] is the one place that knows the draft's syntax, so that a rename there (one is proposed) is one
 //! edit here. What it writes is a valid RFC 9651 list.
 
-use super::verdict::push_number;
+use super::push_number;
 use crate::domain::name::LimitName;
 
 /// The largest integer of a structured field: 15 digits.

@@ -2,57 +2,45 @@
 //!
 //! Invariant: a document is made of one consistent reading of its rows, and of nothing else.
 
-use serde::Deserialize;
-
-use super::json;
+use super::json::{self, Invalid, Object, Row};
 use crate::domain::catalog::Catalog;
 use crate::domain::feature::Override;
 use crate::domain::id::TenantId;
 use crate::domain::map::Map;
 use crate::domain::name::{LimitName, ShardName};
+use crate::domain::outbox::Event;
 use crate::domain::plan::Amount;
 use crate::domain::tenant::{Ancestor, KeyRecord, Level, LimitOverride, Relation, Status, Subscription, Tenant};
 
-/// One of the parts that the catalog is made of.
-#[derive(Debug, Deserialize)]
-pub struct Part {
-    /// `feature`, `meter`, `origin`, `kill_switch` or `plan`.
-    pub kind: String,
-    /// Its name.
-    pub name: String,
-    /// What it says, as JSON.
-    pub definition: String,
-}
+/// The members of a catalog, and the kind of the parts that each is made of.
+const PARTS: [(&str, &str); 5] = [
+    ("features", "feature"),
+    ("kill_switches", "kill_switch"),
+    ("meters", "meter"),
+    ("origins", "origin"),
+    ("plans", "plan"),
+];
 
-/// The catalog that these parts make.
+/// The catalog that these parts make, each a `kind`, a `name` and a `definition` as JSON; in its stored form and parsed.
 ///
 /// # Errors
 /// When a part is not of the shape that this version understands.
-pub fn catalog(parts: &[Part]) -> Result<Catalog, serde_json::Error> {
-    let mut tree = serde_json::Map::new();
-    for part in parts {
-        let within = match part.kind.as_str() {
-            "feature" => "features",
-            "meter" => "meters",
-            "origin" => "origins",
-            "kill_switch" => "kill_switches",
-            _ => "plans",
-        };
-        let mut value: serde_json::Value = json::parse(&part.definition)?;
-        // SQL writes a missing previous version as null.
-        if let Some(head) = value.as_object_mut().filter(|_| within == "plans") {
-            head.retain(|_, value| !value.is_null());
+pub fn catalog(parts: &[Row]) -> Result<Catalog, Invalid> {
+    let mut text = Object::new();
+    for (member, kind) in PARTS {
+        let mut members = Object::new();
+        for part in parts {
+            if part.text("kind")? == kind {
+                members = members.json(part.text("name")?, part.text("definition")?);
+            }
         }
-        let map = tree.entry(within).or_insert_with(|| serde_json::Value::Object(serde_json::Map::new()));
-        if let Some(map) = map.as_object_mut() {
-            map.insert(part.name.clone(), value);
-        }
+        text = text.json(member, &members.end());
     }
-    json::parse(&serde_json::Value::Object(tree).to_string())
+    json::parse(&text.end()).map_err(|_| Invalid("definition"))
 }
 
-/// One tenant of a chain, as its rows have it.
-#[derive(Debug, Deserialize)]
+/// One tenant of a chain, as its rows have it. What is structured is JSON.
+#[derive(Clone, Debug)]
 pub struct ChainRow {
     /// Who it is.
     pub tenant_id: TenantId,
@@ -64,22 +52,45 @@ pub struct ChainRow {
     pub name: String,
     /// Its standing.
     pub status: Status,
-    /// Its hold on a plan, as JSON.
+    /// Its hold on a plan.
     pub subscription: Option<String>,
-    /// How it stands to its ancestors' limits, as JSON.
+    /// How it stands to its ancestors' limits.
     pub relations: String,
     /// The serial of its document.
     pub serial: u64,
     /// The version of its row, for guards.
     pub version: u64,
-    /// Its overrides of features, as JSON.
+    /// Its overrides of features.
     pub overrides: String,
-    /// Its overrides of limits, as JSON.
+    /// Its overrides of limits.
     pub limits: String,
-    /// The relations of its children, as a JSON array.
+    /// The relations of its children, a list.
     pub children: String,
-    /// Its keys, as a JSON array; of the first in a chain only.
+    /// Its keys, a list; of the first in a chain only.
     pub keys: String,
+}
+
+impl TryFrom<&Row> for ChainRow {
+    type Error = Invalid;
+
+    fn try_from(row: &Row) -> Result<Self, Invalid> {
+        let text = |column| row.text(column).map(str::to_owned);
+        Ok(Self {
+            tenant_id: row.parsed("tenant_id")?,
+            parent_id: row.optional("parent_id")?.map(str::parse).transpose().map_err(|_| Invalid("parent_id"))?,
+            slug: text("slug")?,
+            name: text("name")?,
+            status: row.parsed("status")?,
+            subscription: row.optional("subscription")?.map(str::to_owned),
+            relations: text("relations")?,
+            serial: row.integer("serial")?,
+            version: row.integer("version")?,
+            overrides: text("overrides")?,
+            limits: text("limits")?,
+            children: text("children")?,
+            keys: text("keys")?,
+        })
+    }
 }
 
 impl ChainRow {
@@ -87,20 +98,20 @@ impl ChainRow {
     ///
     /// # Errors
     /// When the stored JSON is not of the shape that this version understands.
-    pub fn subscription(&self) -> Result<Option<Subscription>, serde_json::Error> {
-        self.subscription.as_deref().map(json::parse).transpose()
+    pub fn subscription(&self) -> Result<Option<Subscription>, Invalid> {
+        self.subscription.as_deref().map(|text| stored(text, "subscription")).transpose()
     }
 
     /// How it stands to its ancestors' limits.
     ///
     /// # Errors
     /// As [`Self::subscription`].
-    pub fn relations(&self) -> Result<Map<LimitName, Relation>, serde_json::Error> {
-        json::parse(&self.relations)
+    pub fn relations(&self) -> Result<Map<LimitName, Relation>, Invalid> {
+        stored(&self.relations, "relations")
     }
 
-    fn level(&self) -> Result<Level, serde_json::Error> {
-        let children: Vec<Map<LimitName, Relation>> = json::parse(&self.children)?;
+    fn level(&self) -> Result<Level, Invalid> {
+        let children: Vec<Map<LimitName, Relation>> = stored(&self.children, "children")?;
         let mut carved: Map<LimitName, Amount> = Map::new();
         for (name, relation) in children.into_iter().flatten() {
             if let Relation::Carve(amount) = relation {
@@ -110,18 +121,41 @@ impl ChainRow {
         }
         Ok(Level {
             subscription: self.subscription()?,
-            overrides: json::parse::<Map<_, Override>>(&self.overrides)?,
-            limits: json::parse::<Map<_, LimitOverride>>(&self.limits)?,
+            overrides: stored::<Map<_, Override>>(&self.overrides, "overrides")?,
+            limits: stored::<Map<_, LimitOverride>>(&self.limits, "limits")?,
             carved,
         })
     }
+}
+
+/// An event as the ledger takes it: a reversal's quantity is below zero there, so that totals are sums.
+#[must_use]
+pub fn entry(event: &Event) -> String {
+    let sign = if event.reverses.is_some() { "-" } else { "" };
+    Object::new()
+        .text("source", &event.source)
+        .text("id", &event.id)
+        .text("meter", event.meter.as_str())
+        .text("mode", event.mode.name())
+        .number("period", event.period.0)
+        .number("at", event.at.0)
+        .json("quantity", &format!("{sign}{}", event.quantity))
+        .maybe(event.reverses.as_deref(), |object, id| object.text("reverses", id))
+        .json("detail", &event.detail.to_string())
+        .text("fingerprint", &event.fingerprint())
+        .end()
+}
+
+/// What a column holds as JSON.
+fn stored<'de, T: serde::Deserialize<'de>>(text: &'de str, column: &'static str) -> Result<T, Invalid> {
+    json::parse(text).map_err(|_| Invalid(column))
 }
 
 /// The document of the first in `chain`, and its serial; none for an empty chain.
 ///
 /// # Errors
 /// When a row is not of the shape that this version understands.
-pub fn tenant(chain: &[ChainRow], shard: &ShardName) -> Result<Option<(u64, Tenant)>, serde_json::Error> {
+pub fn tenant(chain: &[ChainRow], shard: &ShardName) -> Result<Option<(u64, Tenant)>, Invalid> {
     let Some((own, above)) = chain.split_first() else { return Ok(None) };
     let ancestors = above
         .iter()
@@ -134,14 +168,14 @@ pub fn tenant(chain: &[ChainRow], shard: &ShardName) -> Result<Option<(u64, Tena
                 relations: row.relations()?,
             })
         })
-        .collect::<Result<_, serde_json::Error>>()?;
+        .collect::<Result<_, Invalid>>()?;
     let document = Tenant {
         tenant: own.tenant_id,
         status: own.status,
         shard: shard.clone(),
         level: own.level()?,
         relations: own.relations()?,
-        keys: json::parse::<Vec<KeyRecord>>(&own.keys)?,
+        keys: stored::<Vec<KeyRecord>>(&own.keys, "keys")?,
         ancestors,
     };
     Ok(Some((own.serial, document)))
@@ -152,12 +186,12 @@ mod tests {
     use super::*;
 
     fn row(id: &str, relations: &str, children: &str) -> ChainRow {
-        serde_json::from_value(serde_json::json!({
+        let row = serde_json::json!([{
             "tenant_id": id, "parent_id": null, "slug": "s", "name": "n", "status": "active",
             "subscription": r#"{"plan":"pro","anchor":1795000000000}"#, "relations": relations, "serial": 3, "version": 1,
             "overrides": r#"{"analytics":{"value":true}}"#, "limits": "{}", "children": children, "keys": "[]",
-        }))
-        .unwrap()
+        }]);
+        ChainRow::try_from(&json::rows(&row.to_string()).unwrap()[0]).unwrap()
     }
 
     #[test]

@@ -13,6 +13,56 @@ impl Sql {
     pub const fn text(self) -> &'static str {
         self.0
     }
+
+    /// The statement with its parameters, `?1` first.
+    #[must_use]
+    pub const fn with(self, params: Vec<Param>) -> Statement {
+        Statement { sql: self, params }
+    }
+}
+
+/// A parameter of a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Param {
+    /// Text.
+    Text(String),
+    /// An integer within 2^53-1.
+    Integer(u64),
+    /// NULL.
+    Null,
+}
+
+impl From<&str> for Param {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Param {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<u64> for Param {
+    fn from(value: u64) -> Self {
+        Self::Integer(value)
+    }
+}
+
+impl<T: Into<Self>> From<Option<T>> for Param {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// A registered statement and what it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// The statement.
+    pub sql: Sql,
+    /// Its parameters, `?1` first.
+    pub params: Vec<Param>,
 }
 
 macro_rules! statements {
@@ -242,9 +292,10 @@ statements! {
         /// Events into the ledger, from JSON: what is there already stays as it is.
         ADD_ENTRIES = "
             INSERT INTO entry
-              (tenant_id, source, event_id, meter, mode, period_start, at_ms, quantity, detail, fingerprint, recorded_ms)
+              (tenant_id, source, event_id, meter, mode, period_start, at_ms, quantity, reverses, detail, fingerprint,
+               recorded_ms)
             SELECT ?1, value ->> 'source', value ->> 'id', value ->> 'meter', value ->> 'mode', value ->> 'period',
-              value ->> 'at', value ->> 'quantity', value -> 'detail', value ->> 'fingerprint', ?3
+              value ->> 'at', value ->> 'quantity', value ->> 'reverses', value -> 'detail', value ->> 'fingerprint', ?3
             FROM json_each(?2) WHERE true
             ON CONFLICT DO NOTHING";
         /// Which of these events the ledger holds, and as what.

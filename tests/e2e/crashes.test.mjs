@@ -155,7 +155,7 @@ test("Leased meters: after crashes never more is billed than was used, and the g
       connection.close();
     });
     await sleep(1_500 + Math.random() * 500);
-    out += sum((await usage(local, key)).leased.map(([, quantity]) => ({ quantity })));
+    out += sum((await usage(local, key)).leased.map(({ units }) => ({ quantity: units })));
     stopped = kill === kills - 1;
     if (stopped) await Promise.all(clients);
     await local.crash();
@@ -170,7 +170,7 @@ test("Leased meters: after crashes never more is billed than was used, and the g
     return answer.pending === 0 && answer;
   }, 70_000);
   const billed = sum((await ledger(local, id)).entries.filter(({ meter }) => meter === "leased_calls"));
-  const gap = sum(said.gap.map(([, quantity]) => ({ quantity })));
+  const gap = sum(said.gap.map(({ units }) => ({ quantity: units })));
   figures({ "crashes: leased meter": { kills, seen: admitted, unknown, billed, missing: admitted - billed, gap, leases_out_at_the_kills: out } });
   assert.ok(billed <= admitted + unknown, `${billed} billed of ${admitted} used`);
   assert.ok(admitted - billed <= gap, `${admitted - billed} uses are missing and only ${gap} are shown as a gap`);

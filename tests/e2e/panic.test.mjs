@@ -16,7 +16,7 @@ function breakable() {
   const modules = fs.mkdtempSync(path.join(os.tmpdir(), "tollgate-panic-"));
   after(() => fs.rmSync(modules, { recursive: true, force: true }));
   const shipped = fs.readFileSync(path.join(root, "build/index.js"), "utf8");
-  const [, inner] = /(\w+) as default\}/.exec(shipped);
+  const [, inner] = /([\w$]+) as default\}/.exec(shipped);
   const around = `
     const set = globalThis.setTimeout;
     let broken = 0;
@@ -29,7 +29,7 @@ function breakable() {
       if (request.headers.has("x-break")) broken = 1;
       return ${inner}.fetch(request, env, ctx);
     } };`;
-  fs.writeFileSync(path.join(modules, "index.js"), `${shipped.replace(`${inner} as default}`, "breakable as default}")}\n${around}`);
+  fs.writeFileSync(path.join(modules, "index.js"), `${shipped.replace(`${inner} as default}`, () => "breakable as default}")}\n${around}`);
   fs.copyFileSync(path.join(root, "build/index_bg.wasm"), path.join(modules, "index_bg.wasm"));
   return modules;
 }

@@ -9,7 +9,7 @@ use super::message::{
 };
 use super::policy::{LimitKey, Recording, Rev, Rule};
 use super::renewal::Renewal;
-use super::{GRACE_MS, RETRY_MS, TTL_MS, WAIT_MS};
+use super::{GRACE_MS, MEMO_MS, RETRY_MS, TTL_MS, WAIT_MS};
 use crate::domain::outbox::Event;
 use crate::domain::time::UnixMillis;
 
@@ -60,6 +60,14 @@ pub struct Ticket {
     costs: Vec<(Slot, u64)>,
 }
 
+impl Ticket {
+    /// The op that it is good for.
+    #[must_use]
+    pub const fn id(&self) -> OpId {
+        self.id
+    }
+}
+
 /// What came of a TAKE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -84,6 +92,18 @@ pub struct Isolate {
     counted_at: UnixMillis,
     reporting: Option<Reporting>,
     last_usage: u64,
+    undoing: Vec<Undoing>,
+    /// Whether the limiter has ever answered.
+    heard: bool,
+}
+
+/// An op that nobody acted on, to be undone.
+#[derive(Clone, Debug, Hash)]
+struct Undoing {
+    id: OpId,
+    reversals: Vec<Event>,
+    since: UnixMillis,
+    last_try: UnixMillis,
 }
 
 /// Counts that were sent, and not acknowledged yet.
@@ -142,6 +162,8 @@ impl Isolate {
             counted_at: UnixMillis(0),
             reporting: None,
             last_usage: 0,
+            undoing: Vec::new(),
+            heard: false,
         }
     }
 
@@ -247,7 +269,8 @@ impl Isolate {
     #[must_use]
     pub fn wakes_at(&self) -> Option<UnixMillis> {
         let leases = self.accounts.iter().filter_map(Account::wakes_at);
-        leases.chain(self.reports_at()).min()
+        let undoing = self.undoing.iter().map(|undoing| undoing.last_try.plus(RETRY_MS));
+        leases.chain(self.reports_at()).chain(undoing).min()
     }
 
     /// When to report what was counted, or to report it again.
@@ -300,10 +323,26 @@ impl Isolate {
         Call { op: Some(op), ..self.new_call() }
     }
 
-    /// A VOID of a TAKE whose answer came too late, or not at all; `reversals` are recorded if its own events were.
+    /// Nobody acted on this op, so it is to be undone if the limiter did it: [`Self::undo`] says when and how. `reversals` are
+    /// recorded if its own events were.
+    pub fn forsake(&mut self, id: OpId, reversals: Vec<Event>, now: UnixMillis) {
+        self.undoing.push(Undoing { id, reversals, since: now, last_try: UnixMillis(0) });
+        self.due = true;
+    }
+
+    /// The next VOID to send, if one is due. The limiter remembers an op for [`MEMO_MS`]; then there is nothing to undo.
+    pub fn undo(&mut self, now: UnixMillis) -> Option<Call> {
+        self.undoing.retain(|undoing| now.since(undoing.since) < MEMO_MS);
+        let undoing = self.undoing.iter_mut().find(|undoing| undoing.last_try.plus(RETRY_MS) <= now)?;
+        undoing.last_try = now;
+        let op = Op::Void { id: undoing.id, reversals: undoing.reversals.clone() };
+        Some(Call { op: Some(op), ..self.new_call() })
+    }
+
+    /// Whether the limiter has ever answered: an object that was asleep takes a while to wake.
     #[must_use]
-    pub fn undo(&self, id: OpId, reversals: Vec<Event>) -> Call {
-        Call { op: Some(Op::Void { id, reversals }), ..self.new_call() }
+    pub const fn has_heard(&self) -> bool {
+        self.heard
     }
 
     /// A RECORD of an event that the lease `payer` of `charge` paid for.
@@ -336,6 +375,10 @@ impl Isolate {
 
     /// Takes in what the limiter answered to any call.
     pub fn answered(&mut self, reply: &Reply, now: UnixMillis) {
+        self.heard = true;
+        if let Some((id, _)) = &reply.outcome {
+            self.undoing.retain(|undoing| undoing.id != *id || undoing.last_try == UnixMillis(0));
+        }
         for account in &mut self.accounts {
             account.live.retain(|held| !reply.settled.contains(&held.lease));
             account.ended.retain(|held| !reply.settled.contains(&held.lease));

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::policy::{LimitKey, Rev, Rule};
+use crate::domain::closed::closed;
 use crate::domain::outbox::Event;
 
 /// 128 bits, in JSON as 32 hexadecimal digits because JavaScript has no such number.
@@ -307,18 +308,18 @@ pub struct Denial {
     pub retry_after_ms: u64,
 }
 
-/// Why a cost was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Code {
-    /// The rate limit has nothing left just now.
-    RateLimited,
-    /// The quota is used up.
-    QuotaExhausted,
-    /// More than the limit could ever give.
-    CostTooLarge,
-    /// The window is over, or the documents are too old to be believed.
-    Expired,
-    /// The message names no such limit.
-    UnknownLimit,
+closed! {
+    /// Why a cost was refused.
+    pub enum Code {
+        /// The rate limit has nothing left just now.
+        RateLimited = "rate_limited",
+        /// The quota is used up.
+        QuotaExhausted = "quota_exhausted",
+        /// More than the limit could ever give.
+        CostTooLarge = "cost_too_large",
+        /// The window is over, or the documents are too old to be believed.
+        Expired = "expired",
+        /// The message names no such limit.
+        UnknownLimit = "unknown_limit",
+    }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DRIFT_PERCENT, LAG_MS};
 pub use crate::domain::api_key::Mode;
+use crate::domain::closed::closed;
 use crate::domain::id::TenantId;
 use crate::domain::name::LimitName;
 use crate::domain::time::UnixMillis;
@@ -125,18 +126,19 @@ impl Rev {
     }
 }
 
-/// How the use of a limit is recorded, which decides what becomes of an expired lease.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Recording {
-    /// Not at all: a plain rate limit. An expired lease is forgotten.
-    #[default]
-    Unmetered,
-    /// Counted by the isolate and reported with its renewals. What an expired lease never reported is a gap: it stays
-    /// debited, is shown, is not billed.
-    Leased,
-    /// Event by event, before the answer is released. What no event was recorded for goes back after the grace.
-    Exact,
+closed! {
+    /// How the use of a limit is recorded, which decides what becomes of an expired lease.
+    #[derive(Default)]
+    pub enum Recording {
+        /// Not at all: a plain rate limit. An expired lease is forgotten.
+        #[default]
+        Unmetered = "unmetered",
+        /// Counted by the isolate and reported with its renewals. What an expired lease never reported is a gap: it stays
+        /// debited, is shown, is not billed.
+        Leased = "leased",
+        /// Event by event, before the answer is released. What no event was recorded for goes back after the grace.
+        Exact = "exact",
+    }
 }
 
 /// One limit as resolved from verified documents; every message carries those it is about.

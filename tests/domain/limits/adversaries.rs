@@ -90,6 +90,7 @@ fn event(id: &str) -> Event {
         meter: "calls".parse().unwrap(),
         mode: Mode::Live,
         quantity: 1,
+        reverses: None,
         at: at(0),
         period: at(0),
         detail: serde_json::Value::Null,

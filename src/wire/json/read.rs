@@ -17,8 +17,8 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 use serde_json::{Number, Value};
 
-use super::problem::Fault;
 use crate::domain::decision::Code;
+use crate::wire::problem::Fault;
 
 /// How deep a body may nest.
 pub const MAX_DEPTH: usize = 32;
