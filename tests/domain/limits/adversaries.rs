@@ -833,3 +833,28 @@ fn a_window_that_is_over() {
         matches!(take(&mut fresh, &rule, 1, None, 1, 10_000), Outcome::Deny(denial) if denial.code == Code::Expired)
     );
 }
+
+/// The events of an exact lease never came, and its bucket is empty at the moment when nothing more can be said about it.
+#[test]
+fn nothing_comes_back_of_a_rate() {
+    for recording in [Recording::Unmetered, Recording::Leased, Recording::Exact] {
+        let rule = Rule { recording, ..rule(rate(10, 100), 1) };
+        let mut limiter = limiter();
+        assert!(lease(&mut limiter, 1, &rule, 1, 50, 0).tokens >= 30);
+        let settled = lease_life(TTL_MS) + GRACE_MS;
+        let admitted: Vec<_> = (settled - 3_000..settled + 3_000)
+            .step_by(500)
+            .map(|now| (now, drain(&mut limiter, &rule, u128::from(now) * 1_000, now)))
+            .collect();
+        assert_within(rule.policy, &admitted);
+    }
+}
+
+/// Nothing was leased that would be renewed or given back: what an isolate counted, refusals say, it tells all the same.
+#[test]
+fn what_was_counted_is_told_without_a_lease() {
+    let mut isolate = Isolate::new(Incarnation(1));
+    isolate.count(None, "refused", 3, at(0));
+    let told_at = isolate.wakes_at().expect("somebody has to stay");
+    assert!(told_at <= at(TTL_MS) && isolate.renew(told_at).is_some_and(|call| call.usage.is_some()));
+}

@@ -101,9 +101,7 @@ fn a_capped_team_that_floods_leaves_the_rest_to_its_organisation() {
                 seconds: 60,
                 idle_seconds: 0,
             };
-            let mut world = World::new(setup, 11);
-            world.print = isolates == 4 && team_per_second > 1.0 && std::env::var("PRINT").is_ok();
-            let world = world.run();
+            let world = World::new(setup, 11).run();
             world.check(11);
             let spent = |limit: usize| {
                 let marks = world.marks[limit].iter();
@@ -146,9 +144,7 @@ fn a_quiet_isolate_leaves_no_gap() {
             seconds: 60,
             idle_seconds: 200,
         };
-        let mut world = World::new(setup, seed);
-        world.print = seed == 2 && std::env::var("PRINT").is_ok();
-        let mut world = world.run();
+        let mut world = World::new(setup, seed).run();
         world.check(seed);
         let (counted, told) = world.reported();
         let gap: u64 = (0..=usize::from(child)).map(|limiter| world.gaps(limiter)).sum();
