@@ -54,7 +54,7 @@ export const controls = [
 	['a pool holds more than its cap lets be spent', '.max(1).min(spendable);', '.max(1);', 'figures::a_capped_team'],
 	['parts of a token are dropped', 'allowance.part = if whole >= room { 0 } else { u64::try_from(minted % parts).unwrap_or(0) };', 'allowance.part = 0;', 'adversaries::minting_is_exact'],
 	['a lease outlives its window', 'full_ttl.min(ttl_within(life))', 'full_ttl.max(ttl_within(life).min(1))', 'adversaries::a_window_that_is_over'],
-	['what was given back is spent', 'held.returned += held.left - kept;\n                held.left = kept;', 'held.returned += held.left - kept;\n                held.tokens += held.left - kept;', 'schedules::no_schedule'],
+	['what was given back is spent', 'held.returned += held.left - kept;\n                held.left = kept;', 'held.returned += held.left - kept;\n                held.tokens += held.left - kept;', 'adversaries::what_was_given_back'],
 	['leased tokens left out of the sum, exhaustively', 'leased + held.map(|cost| cost.1).sum::<u64>()', 'leased * 0 + held.map(|cost| cost.1).sum::<u64>()', 'model::'],
 	['a lease is spent after its deadline, exhaustively', ['self.live.iter().any(|held| held.left >= cost && now < held.deadline)', 'if due > 0 && held.left >= due && now < held.deadline {'], ['self.live.iter().any(|held| held.left >= cost)', 'if due > 0 && held.left >= due {'], 'model::'],
 	['an ended piece pays, exhaustively', 'piece.returned += piece.free;\n                piece.free = 0;', '', 'model::'],

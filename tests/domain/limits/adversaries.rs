@@ -841,9 +841,10 @@ fn nothing_comes_back_of_a_rate() {
         let rule = Rule { recording, ..rule(rate(10, 100), 1) };
         let mut limiter = limiter();
         assert!(lease(&mut limiter, 1, &rule, 1, 50, 0).tokens >= 30);
-        let settled = lease_life(TTL_MS) + GRACE_MS;
-        let admitted: Vec<_> = (settled - 3_000..settled + 3_000)
-            .step_by(500)
+        let forgotten = lease_life(TTL_MS);
+        let settled = forgotten + GRACE_MS;
+        let admitted: Vec<_> = std::iter::once(forgotten)
+            .chain((settled - 3_000..settled + 3_000).step_by(500))
             .map(|now| (now, drain(&mut limiter, &rule, u128::from(now) * 1_000, now)))
             .collect();
         assert_within(rule.policy, &admitted);
@@ -857,4 +858,29 @@ fn what_was_counted_is_told_without_a_lease() {
     isolate.count(None, "refused", 3, at(0));
     let told_at = isolate.wakes_at().expect("somebody has to stay");
     assert!(told_at <= at(TTL_MS) && isolate.renew(told_at).is_some_and(|call| call.usage.is_some()));
+}
+
+/// A quiet isolate gives back what it holds, another takes that, and then the first one has requests again.
+#[test]
+fn what_was_given_back_is_spent_elsewhere() {
+    let rule = rule(rate(1, 40), 1);
+    let mut limiter = limiter();
+    let mut isolate = Isolate::new(Incarnation(1));
+    let charge = [Charge { slot: isolate.resolve(&rule), cost: 1 }];
+    let mut admitted = Vec::new();
+    for n in 0..4 {
+        assert_eq!(isolate.admit(&charge, at(n)), Admission::Ask);
+        let (call, ticket) = isolate.take(OpId(n.into()), None, &charge, vec![], None, at(n));
+        let reply = limiter.step(&call, at(n)).0;
+        isolate.answered(&reply, at(n));
+        admitted.push((n, u64::from(isolate.verdict(ticket, Some(&reply), at(n)) == Verdict::Admit)));
+    }
+    let woken = isolate.wakes_at().unwrap();
+    let call = isolate.renew(woken).unwrap();
+    assert!(call.reports.iter().any(|report| report.returned > 0), "it has something to give back: {call:?}");
+    isolate.answered(&limiter.step(&call, woken).0, woken);
+    let now = woken.since(at(0));
+    admitted.push((now, drain(&mut limiter, &rule, 1_000, now)));
+    admitted.push((now, std::iter::from_fn(|| (isolate.admit(&charge, woken) == Admission::Admit).then_some(1)).sum()));
+    assert_within(rule.policy, &admitted);
 }
