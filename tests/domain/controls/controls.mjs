@@ -57,5 +57,4 @@ export const controls = [
 	['what was given back is spent', 'held.returned += held.left - kept;\n                held.left = kept;', 'held.returned += held.left - kept;\n                held.tokens += held.left - kept;', 'adversaries::what_was_given_back'],
 	['leased tokens left out of the sum, exhaustively', 'leased + held.map(|cost| cost.1).sum::<u64>()', 'leased * 0 + held.map(|cost| cost.1).sum::<u64>()', 'model::'],
 	['a lease is spent after its deadline, exhaustively', ['self.live.iter().any(|held| held.left >= cost && now < held.deadline)', 'if due > 0 && held.left >= due && now < held.deadline {'], ['self.live.iter().any(|held| held.left >= cost)', 'if due > 0 && held.left >= due {'], 'model::'],
-	['an ended piece pays, exhaustively', 'piece.returned += piece.free;\n                piece.free = 0;', '', 'model::'],
 ];
