@@ -66,7 +66,7 @@ async function warmTimes(env, keys) {
     const now = Date.now();
     const began = process.hrtime.bigint();
     for (let call = 0; call < WARM.calls; call += 1) {
-      const verdict = tollgate.warm("GET", url, keys[call % keys.length], "", now);
+      const verdict = tollgate.warm(`GET\n${url}\n${keys[call % keys.length]}\n`, now);
       if (verdict === undefined) missed.push(keys[call % keys.length]);
       else if (verdict.startsWith("renew\n")) behind.add(verdict.slice(6, verdict.indexOf("\n", 6)));
     }

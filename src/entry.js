@@ -65,8 +65,8 @@ async function forward(lines, request, env, ctx) {
 export default {
   fetch(request, env, ctx) {
     const headers = request.headers;
-    const verdict = tollgate.warm(
-      request.method, request.url, headers.get("x-api-key") ?? "", headers.get("authorization") ?? "", Date.now());
+    const head = `${request.method}\n${request.url}\n${headers.get("x-api-key") ?? ""}\n${headers.get("authorization") ?? ""}`;
+    const verdict = tollgate.warm(head, Date.now());
     if (verdict !== undefined) return act(verdict, request, env, ctx);
     return tollgate.gate(request, env, Date.now()).then((verdict) => act(verdict, request, env, ctx));
   },

@@ -43,12 +43,14 @@ CREATE TABLE IF NOT EXISTS quarantine (
   at_ms    INTEGER NOT NULL
 );
 
--- What became of requests, by minute: shown, never billed.
+-- Requests that were refused, or would have been, by minute, key, code and route: shown, never billed.
 CREATE TABLE IF NOT EXISTS traffic (
-  minute   INTEGER NOT NULL,
-  what     TEXT NOT NULL,
-  requests INTEGER NOT NULL,
-  PRIMARY KEY (minute, what)
+  minute       INTEGER NOT NULL,
+  key          TEXT NOT NULL,
+  what         TEXT NOT NULL,
+  requests     INTEGER NOT NULL,
+  last_request TEXT,
+  PRIMARY KEY (minute, key, what)
 ) WITHOUT ROWID;
 
 -- When each job runs next. The platform has one alarm for an object; this is what it serves.

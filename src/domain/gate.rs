@@ -753,12 +753,6 @@ impl Reason {
 }
 
 impl Standpoint<'_, '_> {
-    /// The rule's own words for itself, for reports.
-    #[must_use]
-    pub fn route_name(&self) -> String {
-        self.route.map_or_else(|| "unmatched".to_owned(), ToString::to_string)
-    }
-
     /// Whether a refusal is carried out.
     #[must_use]
     pub fn enforcement(&self) -> decision::Mode {

@@ -110,10 +110,17 @@ impl FromStr for TenantId {
     }
 }
 
+impl TenantId {
+    /// Appends its text: `fmt` costs more than the rest of an answer.
+    pub fn push_to(self, out: &mut String) {
+        // Writing to a String does not fail.
+        let _ = Digits::of(self.bits(), 16).write(out, "ten_");
+    }
+}
+
 impl fmt::Display for TenantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ten_")?;
-        write_base32(f, self.bits(), 16)
+        Digits::of(self.bits(), 16).write(f, "ten_")
     }
 }
 
@@ -149,8 +156,7 @@ impl FromStr for KeyId {
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("key_")?;
-        write_base32(f, u128::from(self.0), 9)
+        Digits::of(self.0.into(), 9).write(f, "key_")
     }
 }
 
@@ -175,22 +181,52 @@ impl FromStr for RequestId {
     }
 }
 
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("req_")?;
-        write_base32(f, self.0, 26)
+impl RequestId {
+    /// Appends its text: `fmt` costs more than the rest of an answer.
+    pub fn push_to(self, out: &mut String) {
+        // Writing to a String does not fail.
+        let _ = Digits::of(self.0, 26).write(out, "req_");
     }
 }
 
-/// Writes the low `digits * 5` bits of `bits`, most significant first, at most 26 digits.
-fn write_base32(f: &mut fmt::Formatter<'_>, bits: u128, digits: usize) -> fmt::Result {
-    let mut text = [b'0'; 26];
-    let mut rest = bits;
-    for place in text.iter_mut().take(digits).rev() {
-        *place = *ALPHABET.get((rest & 31) as usize).unwrap_or(&b'0');
-        rest >>= 5;
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Digits::of(self.0, 26).write(f, "req_")
     }
-    f.write_str(text.get(..digits).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default())
+}
+
+/// A number as digits of base 32.
+struct Digits {
+    text: [u8; 26],
+    used: usize,
+}
+
+impl Digits {
+    /// The low `used * 5` bits of `bits`, most significant first; at most 26 digits.
+    fn of(mut bits: u128, used: usize) -> Self {
+        /// As many digits as 64 bits hold: shifting 128 bits for each digit takes wasm32 several times as long.
+        const TOGETHER: usize = 12;
+        const MASK: u128 = (1 << (5 * TOGETHER)) - 1;
+        let mut text = [b'0'; 26];
+        for digits in text.get_mut(..used).unwrap_or_default().rchunks_mut(TOGETHER) {
+            let mut part = u64::try_from(bits & MASK).unwrap_or_default();
+            for digit in digits.iter_mut().rev() {
+                *digit = ALPHABET.get((part & 31) as usize).copied().unwrap_or(b'0');
+                part >>= 5;
+            }
+            bits >>= 5 * TOGETHER;
+        }
+        Self { text, used }
+    }
+
+    fn as_str(&self) -> &str {
+        self.text.get(..self.used).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+    }
+
+    fn write(&self, out: &mut impl fmt::Write, prefix: &str) -> fmt::Result {
+        out.write_str(prefix)?;
+        out.write_str(self.as_str())
+    }
 }
 
 /// Reads exactly `digits` digits; refuses a value that 128 bits cannot hold.

@@ -3,6 +3,7 @@
 //! Invariant: what follows from documents is worked out once for each of their versions, holds until an instant that is
 //! known, and is worked out anew from then on. So an override ends by itself, and the warm path only looks things up.
 
+use std::fmt::{self, Write as _};
 use std::rc::Rc;
 
 use super::api_key::{KeyHash, Mode};
@@ -68,7 +69,8 @@ pub struct Way {
     /// What pays for it, in the books.
     pub payer: Option<Slot>,
     until: UnixMillis,
-    label: Label,
+    used: Label,
+    shown_only: Label,
 }
 
 /// A refused feature.
@@ -114,11 +116,21 @@ pub struct Shown {
     pub slot: Slot,
 }
 
-/// The words that a count is reported under, made anew only when the minute or the key changes.
+/// What became of a request that is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// It passed, and is billed.
+    Used,
+    /// It passed although it would have been refused: shown, not billed.
+    Observed(Code),
+    /// It was refused: shown, not billed.
+    Refused(Code),
+}
+
+/// The words that a count is reported under, made anew only when what they are of changes.
 #[derive(Debug, Default)]
 struct Label {
-    minute: u64,
-    key: Option<KeyId>,
+    of: Option<(u64, KeyId, Came)>,
     text: String,
 }
 
@@ -385,7 +397,8 @@ impl Resident {
             meter: None,
             payer: None,
             until,
-            label: Label::default(),
+            used: Label::default(),
+            shown_only: Label::default(),
         };
         if let Some(name) = asked.meter {
             let meter = catalog.meters.get(name).cloned().unwrap_or_default();
@@ -495,19 +508,24 @@ impl Resident {
 }
 
 impl Way {
-    /// The words to count a request under: `minute meter mode key route`. Made anew when the minute or the key changes.
-    pub fn label(&mut self, key: KeyId, mode: Mode, route: &dyn std::fmt::Display, now: UnixMillis) -> &str {
-        use std::fmt::Write as _;
+    /// The words to count a request under: `minute meter mode key route`, with what became of it before the route where it
+    /// is only shown. Made anew when the minute, the key or what became of it changes.
+    pub fn label(&mut self, came: Came, key: KeyId, mode: Mode, route: &dyn fmt::Display, now: UnixMillis) -> &str {
         let minute = now.0 / 60_000;
-        if self.label.minute != minute || self.label.key != Some(key) {
-            self.label.minute = minute;
-            self.label.key = Some(key);
-            self.label.text.clear();
-            let meter = self.meter.as_ref().map_or("-", |metering| metering.meter.as_str());
+        let label = if came == Came::Used { &mut self.used } else { &mut self.shown_only };
+        if label.of != Some((minute, key, came)) {
+            label.of = Some((minute, key, came));
+            label.text.clear();
+            let meter = self.meter.as_ref().filter(|_| came == Came::Used);
+            let meter = meter.map_or("-", |metering| metering.meter.as_str());
             // Writing to a String does not fail.
-            let _ = write!(self.label.text, "{minute} {meter} {} {key} {route}", mode.name());
+            let _ = match came {
+                Came::Used => write!(label.text, "{minute} {meter} {mode} {key} {route}"),
+                Came::Observed(code) => write!(label.text, "{minute} {meter} {mode} {key} observed {code} {route}"),
+                Came::Refused(code) => write!(label.text, "{minute} {meter} {mode} {key} refused {code} {route}"),
+            };
         }
-        &self.label.text
+        &label.text
     }
 }
 

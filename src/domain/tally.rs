@@ -13,7 +13,8 @@ use super::gate::{Compiled, Standpoint};
 use super::id::{KeyId, RequestId, TenantId};
 use super::name::MeterName;
 use super::outbox;
-use super::resident::Resident;
+use super::resident::{Came, Resident};
+use super::route::Route;
 use super::time::UnixMillis;
 
 /// A minute, in milliseconds.
@@ -73,32 +74,28 @@ pub fn admitted(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) {
     }
     let (cost, payer) = (metering.cost, way.payer);
     let paid = payer.map(|slot| (slot, limits.payer(slot)));
-    let label = match route {
-        Some(route) => way.label(key, mode, route, now),
-        None => way.label(key, mode, &"unmatched", now),
-    };
-    limits.count(paid, label, cost, now);
+    limits.count(paid, way.label(Came::Used, key, mode, named(route), now), cost, None, now);
 }
 
 /// Counts a request that was let pass although it would have been refused: shown, not billed.
-pub fn observed(standpoint: &mut Standpoint<'_, '_>, code: Code, now: UnixMillis) {
-    shown(standpoint, &format!("observed {code}"), now);
+pub fn observed(standpoint: &mut Standpoint<'_, '_>, code: Code, request: RequestId, now: UnixMillis) {
+    shown(standpoint, Came::Observed(code), request, now);
 }
 
 /// Counts a refusal: shown, not billed.
-pub fn refused(standpoint: &mut Standpoint<'_, '_>, code: Code, now: UnixMillis) {
-    shown(standpoint, &format!("refused {code}"), now);
+pub fn refused(standpoint: &mut Standpoint<'_, '_>, code: Code, request: RequestId, now: UnixMillis) {
+    shown(standpoint, Came::Refused(code), request, now);
 }
 
-fn shown(standpoint: &mut Standpoint<'_, '_>, what: &str, now: UnixMillis) {
-    let label = Label {
-        minute: now.0 / MINUTE_MS,
-        meter: None,
-        mode: standpoint.mode,
-        key: standpoint.key,
-        route: format!("{what} {}", standpoint.route_name()),
-    };
-    standpoint.resident.limits.count(None, &label.to_string(), 1, now);
+fn shown(standpoint: &mut Standpoint<'_, '_>, came: Came, request: RequestId, now: UnixMillis) {
+    let (key, mode, route) = (standpoint.key, standpoint.mode, standpoint.route);
+    let Some((way, limits)) = standpoint.way(now) else { return };
+    limits.count(None, way.label(came, key, mode, named(route), now), 1, Some(request), now);
+}
+
+/// A route's own words for itself, for reports.
+fn named(route: Option<&Route>) -> &dyn fmt::Display {
+    route.map_or(&"unmatched", |route| route)
 }
 
 /// The event of a request that its meter records by itself, or that the limiter paid for directly.
@@ -108,7 +105,7 @@ pub fn event(
     request: RequestId,
     now: UnixMillis,
 ) -> Option<outbox::Event> {
-    let (key, mode, route) = (standpoint.key, standpoint.mode, standpoint.route_name());
+    let (key, mode, route) = (standpoint.key, standpoint.mode, named(standpoint.route).to_string());
     let period = standpoint.resident.period(now);
     let (way, _) = standpoint.way(now)?;
     let metering = way.meter.as_ref()?;

@@ -363,6 +363,8 @@ pub(crate) async fn used(
         // Units that leases hold now, and those of expired leases that nobody reported: shown, never billed.
         .json("leased", &by_limit(&books.leased))
         .json("gap", &by_limit(&books.gap))
+        // What was refused, or let pass although it would have been, of the last week the newest fifty.
+        .json("not_served", &books.traffic)
         .shown("request_id", &call.id);
     Ok(Answer::json(200, body.end()))
 }

@@ -22,11 +22,15 @@ pub(crate) fn instant(now: f64) -> UnixMillis {
     UnixMillis(now as u64)
 }
 
-/// Decides about a request from memory alone: no I/O, no waiting. `undefined` where that is not possible.
+/// Decides about a request from memory alone: no I/O, no waiting. `undefined` where that is not possible. `head` is method,
+/// URL, `X-API-Key` and `Authorization`, a line each: one text costs one copy into this memory, four cost four.
 #[wasm_bindgen]
 #[must_use]
-pub fn warm(method: &str, url: &str, api_key: &str, authorization: &str, now: f64) -> Option<String> {
+pub fn warm(head: &str, now: f64) -> Option<String> {
     let now = instant(now);
+    let mut lines = head.split('\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (method, url, api_key, authorization) = (line(), line(), line(), line());
     let request = Request { method, url, api_key, authorization, waits: false, preflight: false, now };
     // Whether an OPTIONS is a preflight only its headers tell.
     if method == "OPTIONS" {
@@ -57,13 +61,13 @@ pub fn warm(method: &str, url: &str, api_key: &str, authorization: &str, now: f6
                         Some(config.voice.pass(&mut standpoint, tier, None, (Release::Free, ""), asked, verdict))
                     }
                     Outcome::Observed(code) => {
-                        tally::observed(&mut standpoint, code, now);
+                        tally::observed(&mut standpoint, code, asked.id, now);
                         behind(&mut standpoint, now, &mut verdict);
                         let release = (Release::Free, "");
                         Some(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), release, asked, verdict))
                     }
                     Outcome::Refuse(reason) => {
-                        tally::refused(&mut standpoint, reason.code, now);
+                        tally::refused(&mut standpoint, reason.code, asked.id, now);
                         behind(&mut standpoint, now, &mut verdict);
                         Some(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
                     }

@@ -262,12 +262,12 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, random: u128, now: UnixMill
     let mut verdict = Verdict::default();
     match outcome {
         Outcome::Refuse(reason) => {
-            tally::refused(&mut standpoint, reason.code, now);
+            tally::refused(&mut standpoint, reason.code, asked.id, now);
             behind(&mut standpoint, now, &mut verdict);
             Next::Done(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
         }
         Outcome::Observed(code) => {
-            tally::observed(&mut standpoint, code, now);
+            tally::observed(&mut standpoint, code, asked.id, now);
             behind(&mut standpoint, now, &mut verdict);
             let free = (Release::Free, "");
             Next::Done(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict))
@@ -391,13 +391,13 @@ fn conclude(
         Limited::Deny(denial) => {
             let code = limit_code(denial.code);
             if observes {
-                tally::observed(&mut standpoint, code, now);
+                tally::observed(&mut standpoint, code, asked.id, now);
                 behind(&mut standpoint, now, &mut verdict);
                 let free = (Release::Free, "");
                 let text = config.voice.pass(&mut standpoint, Tier::Limiter, Some(code), free, asked, verdict);
                 return (Came::Refused, text);
             }
-            tally::refused(&mut standpoint, code, now);
+            tally::refused(&mut standpoint, code, asked.id, now);
             behind(&mut standpoint, now, &mut verdict);
             let shown = shown(&mut standpoint, &denial.key, now);
             let limit = shown.map(|shown| (shown, Some(denial.retry_after_ms)));
@@ -407,12 +407,12 @@ fn conclude(
         Limited::Unknown => {
             let code = Code::LimiterUnavailable;
             if observes || standpoint.fail() == Fail::Open {
-                tally::observed(&mut standpoint, code, now);
+                tally::observed(&mut standpoint, code, asked.id, now);
                 let free = (Release::Free, "");
                 let text = config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict);
                 return (Came::Passed, text);
             }
-            tally::refused(&mut standpoint, code, now);
+            tally::refused(&mut standpoint, code, asked.id, now);
             let reason = Reason::new(code);
             (Came::Unknown, config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
         }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use wasm_bindgen::prelude::*;
 use worker::durable::State;
 use worker::worker_sys::DurableObjectState;
-use worker::{Env, console_error};
+use worker::{Env, SqlStorageValue, console_error};
 
 use super::config::Config;
 use super::object::ask_limiter;
@@ -21,7 +21,7 @@ use super::publisher;
 use super::storage::{Tables, integer, unreadable};
 use super::{isolate, ledger, sealer};
 use crate::domain::document::DocumentKey;
-use crate::domain::id::TenantId;
+use crate::domain::id::{RequestId, TenantId};
 use crate::domain::job::Job;
 use crate::domain::limit::{Call, Effects, Incarnation, Limiter, OpId, Reply};
 use crate::domain::tally::{self, Label};
@@ -29,6 +29,9 @@ use crate::domain::tenant::Tenant;
 use crate::domain::time::UnixMillis;
 use crate::wire::json;
 use crate::wire::object::{AskTenant, Books, DocumentAnswer, LimitAnswer, ToTenant};
+
+/// For how long what was refused is kept: a week.
+const TRAFFIC_MINUTES: u64 = 7 * 24 * 60;
 
 /// The shell around one tenant's rules.
 #[wasm_bindgen]
@@ -326,14 +329,7 @@ impl TenantObject {
                 let period = document.as_ref().map_or(UnixMillis(0), |document| document.period(at));
                 match tally::entry(&tally.id, &label, tally.units, period) {
                     Some(event) if tally.key.is_some() => events.push(event),
-                    _ => self
-                        .tables
-                        .run(
-                            "INSERT INTO traffic (minute, what, requests) VALUES (?1, ?2, ?3)
-                             ON CONFLICT (minute, what) DO UPDATE SET requests = requests + excluded.requests",
-                            vec![integer(label.minute), label.route.into(), integer(tally.units)],
-                        )
-                        .map_err(|error| broken(&error))?,
+                    _ => self.note(&label, tally.units, tally.last).map_err(|error| broken(&error))?,
                 }
             }
         }
@@ -354,6 +350,23 @@ impl TenantObject {
         self.tables.schedule(Job::Flush, now.plus(ledger::GATHER_MS)).map_err(|error| broken(&error))
     }
 
+    /// Notes what is only shown, and forgets what is too old to be.
+    fn note(&self, label: &Label, requests: u64, last: Option<RequestId>) -> worker::Result<()> {
+        self.tables.run(
+            "INSERT INTO traffic (minute, key, what, requests, last_request) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, last_request = excluded.last_request",
+            vec![
+                integer(label.minute),
+                label.key.to_string().into(),
+                label.route.as_str().into(),
+                integer(requests),
+                last.map_or(SqlStorageValue::Null, |last| last.to_string().into()),
+            ],
+        )?;
+        self.tables
+            .run("DELETE FROM traffic WHERE minute < ?1", vec![integer(label.minute.saturating_sub(TRAFFIC_MINUTES))])
+    }
+
     fn books(&self, tenant: TenantId, now: UnixMillis) -> Result<Books, JsError> {
         let count = |sql| -> Result<u64, JsError> {
             let rows = self.tables.rows(sql, vec![]).map_err(|error| broken(&error))?;
@@ -364,6 +377,14 @@ impl TenantObject {
         let (effects, standings) =
             self.with_limiter(tenant, now, |limiter| (limiter.tick(now), limiter.standings()))?;
         self.book(effects, now)?;
+        // What was refused or only observed lately, and the last request of each kind.
+        let traffic = self.tables.rows(
+            "SELECT json_group_array(json_object('minute', minute, 'key', key, 'what', what, 'requests', requests,
+               'last_request_id', last_request)) AS rows
+             FROM (SELECT * FROM traffic ORDER BY minute DESC, requests DESC LIMIT 50)",
+            vec![],
+        );
+        let traffic = traffic.map_err(|error| broken(&error))?;
         let name = |key: &crate::domain::limit::LimitKey| {
             let window = key.window.map_or(String::new(), |window| format!("@{}", window.0));
             format!("{}/{}/{}{window}", key.tenant, key.limit, key.mode.name())
@@ -373,6 +394,7 @@ impl TenantObject {
             quarantine,
             leased: standings.iter().map(|(key, standing)| (name(key), standing.open)).collect(),
             gap: standings.iter().map(|(key, standing)| (name(key), standing.gap)).collect(),
+            traffic: traffic.first().and_then(|row| row.text("rows").ok()).unwrap_or("[]").to_owned(),
             at: now,
         })
     }

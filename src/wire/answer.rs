@@ -3,8 +3,6 @@
 //! Invariant: every answer of the gate says which document it was made from, how old that is and who decided, in one
 //! header: `Tollgate: serial=12, age=840, tier=lease, id=req_...` (an RFC 9651 dictionary; age in milliseconds).
 
-use std::fmt::Write as _;
-
 use super::headers::{Identity, Signer};
 use super::problem::{self, Problem, Snapshot};
 use super::push_number;
@@ -83,7 +81,7 @@ impl Voice {
         }
         refuse(&problem, Some(standpoint.resident), tier, asked, &mut verdict);
         if let Some(ms) = retry {
-            let _ = write!(verdict.begin_header("retry-after"), "{}", ratelimit::retry_after_s(ms));
+            push_number(verdict.begin_header("retry-after"), ratelimit::retry_after_s(ms));
         }
         if let Some((shown, _)) = limit {
             let shown = ratelimit::Shown {
@@ -111,16 +109,16 @@ impl Voice {
         mut verdict: Verdict,
     ) -> String {
         if *standpoint.passage.target == Target::Demo {
-            let mut body = String::with_capacity(160);
             // A canonical path needs no escaping in JSON: what would is percent-encoded or refused.
-            let _ = write!(
-                body,
-                "{{\"origin\":\"demo\",\"method\":\"{}\",\"path\":\"{}\",\"tenant\":\"{}\"}}",
-                standpoint.passage.method,
-                standpoint.passage.path.as_str(),
-                standpoint.resident.tenant().tenant,
-            );
-            verdict.answer(200, &body).header("content-type", "application/json");
+            let body = verdict.begin_answer(200);
+            body.push_str("{\"origin\":\"demo\",\"method\":\"");
+            body.push_str(standpoint.passage.method.name());
+            body.push_str("\",\"path\":\"");
+            body.push_str(standpoint.passage.path.as_str());
+            body.push_str("\",\"tenant\":\"");
+            standpoint.resident.tenant().tenant.push_to(body);
+            body.push_str("\"}");
+            verdict.header("content-type", "application/json");
         } else {
             let resident = &mut *standpoint.resident;
             let tenant = resident.tenant().tenant;
@@ -241,5 +239,6 @@ fn signature_line(
         out.push_str(", observed=");
         out.push_str(code.name());
     }
-    let _ = write!(out, ", id={id}");
+    out.push_str(", id=");
+    id.push_to(out);
 }

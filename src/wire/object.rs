@@ -83,6 +83,8 @@ pub struct Books {
     pub leased: Vec<(String, u64)>,
     /// Units of expired leases that nobody ever reported, by limit: shown, never billed.
     pub gap: Vec<(String, u64)>,
+    /// The newest of what was refused or only observed, as a JSON list.
+    pub traffic: String,
     /// When this was so, by the object's clock.
     pub at: UnixMillis,
 }

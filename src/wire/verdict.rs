@@ -62,11 +62,16 @@ impl Verdict {
 
     /// The door answers by itself.
     pub fn answer(&mut self, status: u16, body: &str) -> &mut Self {
+        self.begin_answer(status).push_str(body);
+        self
+    }
+
+    /// Begins an answer whose body the caller writes.
+    pub fn begin_answer(&mut self, status: u16) -> &mut String {
         self.0.push_str("answer\n");
         push_number(&mut self.0, u64::from(status));
         self.0.push('\n');
-        self.0.push_str(body);
-        self
+        &mut self.0
     }
 
     /// The door sends the request on to `url` by `target`: a service binding's name behind `service:`, or nothing for

@@ -11,8 +11,8 @@ import { PLENTY, WITH_ORIGIN, disagreement, exact, leased, ledger, meters, publi
 
 const PHASES = ["before the outbox commit", "after the outbox commit, before D1", "between D1 and the delete"];
 const KILLS = size(200, 6);
-const ROUTES = size(1_000, 200);
-const KEYS = size(20, 6);
+const ROUTES = size(400, 200);
+const KEYS = size(60, 6);
 const TENANTS = 3;
 const CLIENTS = 12;
 

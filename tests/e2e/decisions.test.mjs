@@ -131,9 +131,11 @@ test("a plan edit reaches every tenant of the plan by exactly two KV writes", as
 test("a route that only observes lets pass, says what it would have done, and records it", async () => {
   const { id, api_key } = await tenant("free");
   const gate = local.url;
+  let last;
   for (let times = 0; times < 3; times += 1) {
     const passed = await get(gate, "/v1/watched", api_key);
     assert.deepEqual([passed.status, passed.json.origin, told(passed).observed], [200, "echo", "feature_not_available"]);
+    last = told(passed).id;
   }
   assert.equal(told(await get(gate, "/v1/reports", api_key)).observed, undefined);
   const usage = await until("the use of reports alone is in the ledger", async () => {
@@ -141,6 +143,11 @@ test("a route that only observes lets pass, says what it would have done, and re
     return totals.some(({ meter }) => meter === "calls") && totals;
   }, 15_000);
   assert.deepEqual(usage.map(({ meter, mode, quantity }) => [meter, mode, quantity]), [["calls", "live", 1]], "what only passed for being observed is not billed");
+  const [seen] = await until("what was observed is noted", async () => {
+    const { not_served } = await op("GET", `/tenants/${id}/usage`);
+    return not_served.length > 0 && not_served;
+  }, 15_000);
+  assert.deepEqual([seen.what, seen.requests, seen.last_request_id], ["observed feature_not_available GET /v1/watched", 3, last]);
 });
 
 test("what no rule names is refused under default deny and passes under default allow, but never without a key", async () => {

@@ -10,6 +10,7 @@ use super::message::{
 use super::policy::{LimitKey, Recording, Rev, Rule};
 use super::renewal::Renewal;
 use super::{GRACE_MS, MEMO_MS, RETRY_MS, TTL_MS, WAIT_MS};
+use crate::domain::id::RequestId;
 use crate::domain::outbox::Event;
 use crate::domain::time::UnixMillis;
 
@@ -146,6 +147,7 @@ struct Count {
     paid: Option<(Slot, LeaseId)>,
     label: String,
     units: u64,
+    last: Option<RequestId>,
 }
 
 impl Isolate {
@@ -356,14 +358,22 @@ impl Isolate {
     }
 
     /// Counts `units` of a leased meter under `label`, to be reported with the next renewal. `paid` names the limit and the
-    /// lease to bill; without it the count is only shown.
-    pub fn count(&mut self, paid: Option<(Slot, LeaseId)>, label: &str, units: u64, now: UnixMillis) {
+    /// lease to bill; without it the count is only shown, with the `last` request that it counts.
+    pub fn count(
+        &mut self,
+        paid: Option<(Slot, LeaseId)>,
+        label: &str,
+        units: u64,
+        last: Option<RequestId>,
+        now: UnixMillis,
+    ) {
         if let Some(count) = self.counts.iter_mut().find(|count| count.paid == paid && count.label == label) {
             count.units = count.units.saturating_add(units);
+            count.last = last;
             return;
         }
         if self.counts.len() < LINES {
-            self.counts.push(Count { paid, label: label.to_owned(), units });
+            self.counts.push(Count { paid, label: label.to_owned(), units, last });
         }
         if self.counts.len() == 1 {
             // Somebody has to stay to report it.
@@ -480,9 +490,9 @@ impl Isolate {
         };
         reporting.last_try = now;
         let mut lines = Vec::with_capacity(reporting.counts.len());
-        for Count { paid, label, units } in &reporting.counts {
+        for Count { paid, label, units, last } in &reporting.counts {
             let paid = paid.map(|(slot, lease)| (self.add(call, slot.0, None, now), lease));
-            lines.push(Line { paid, label: label.clone(), units: *units });
+            lines.push(Line { paid, label: label.clone(), units: *units, last: *last });
         }
         call.usage = Some(Usage { number: reporting.number, lines });
         self.reporting = Some(reporting);

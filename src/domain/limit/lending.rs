@@ -77,6 +77,7 @@ impl Limiter {
                     key,
                     label: line.label.clone(),
                     units,
+                    last: line.last,
                 });
             }
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{LimitKey, Rev, Rule};
 use crate::domain::closed::closed;
+use crate::domain::id::RequestId;
 use crate::domain::outbox::Event;
 
 /// 128 bits, in JSON as 32 hexadecimal digits because JavaScript has no such number.
@@ -224,6 +225,9 @@ pub struct Line {
     pub label: String,
     /// How many units.
     pub units: u64,
+    /// The last request that was counted, where somebody may ask about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<RequestId>,
 }
 
 /// Counts that the limiter accepted for the first time, for the outbox.
@@ -237,6 +241,8 @@ pub struct Tally {
     pub label: String,
     /// At most what its lease held.
     pub units: u64,
+    /// As the isolate said.
+    pub last: Option<RequestId>,
 }
 
 /// What a limiter answers.

@@ -670,7 +670,7 @@ fn usage_reported_twice_and_too_much() {
     let mut limiter = limiter();
     let out = lease(&mut limiter, 1, &leased, 1, 100, 0);
     let usage = |number, units| {
-        let lines = vec![Line { paid: Some((0, out.lease)), label: "m".to_owned(), units }];
+        let lines = vec![Line { paid: Some((0, out.lease)), label: "m".to_owned(), units, last: None }];
         Call { usage: Some(Usage { number, lines }), ..call(1, &leased) }
     };
     let accepted = |limiter: &mut Limiter, number, units, now| {
@@ -855,7 +855,7 @@ fn nothing_comes_back_of_a_rate() {
 #[test]
 fn what_was_counted_is_told_without_a_lease() {
     let mut isolate = Isolate::new(Incarnation(1));
-    isolate.count(None, "refused", 3, at(0));
+    isolate.count(None, "refused", 3, None, at(0));
     let told_at = isolate.wakes_at().expect("somebody has to stay");
     assert!(told_at <= at(TTL_MS) && isolate.renew(told_at).is_some_and(|call| call.usage.is_some()));
 }

@@ -1,0 +1,61 @@
+// Answers of the limiter that come late, or only after several askings: what the client is told, and what the books say then.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import { until, worker } from "./harness.mjs";
+import { sleep } from "./load.mjs";
+import { PLENTY, WITH_ORIGIN, disagreement, exact, leased, ledger, meters, published, rate, usage } from "./metered.mjs";
+
+/** For how long answers of tenant objects are held back, and until when calls to them are. */
+let holdBack = 0;
+let asleepUntil = 0;
+const TENANT = ({ phase, method }) => {
+  if (method !== "call") return undefined;
+  return sleep(phase === "after" ? holdBack : asleepUntil - Date.now());
+};
+const local = await worker({ watch: { TENANT }, ...WITH_ORIGIN });
+const made = await meters(local, { target: { service: "ORIGIN" } });
+await made.plan("exact", exact(PLENTY));
+await made.plan("slow", leased(rate(1, 20)));
+await published(local);
+
+const ask = (key, path, method) => fetch(`${local.url}/gate/api/${path}`, { method, headers: { "X-API-Key": key, Connection: "close" } });
+
+test("What was admitted too late is refused, and taken back: a reversal in the ledger, nothing billed", async () => {
+  const { api_key: key, id } = await made.tenant("late", "exact");
+  assert.equal((await ask(key, "exact", "POST")).status, 200);
+  holdBack = 1_000;
+  const refused = await ask(key, "exact", "POST");
+  const { code } = await refused.json();
+  holdBack = 0;
+  assert.deepEqual([refused.status, code], [503, "limiter_unavailable"]);
+  const entries = async () => (await ledger(local, id)).entries;
+  await until("the use was recorded, and reversed", async () => (await entries()).some(({ reverses }) => reverses !== null), 15_000);
+  const books = await ledger(local, id);
+  const reversal = books.entries.find(({ reverses }) => reverses !== null);
+  assert.deepEqual(books.entries.map(({ quantity }) => quantity).sort(), [-1, 1, 1]);
+  assert.ok(books.entries.some(({ event_id }) => event_id === reversal.reverses), "it names what it reverses");
+  assert.deepEqual(disagreement(books), []);
+  assert.equal((await usage(local, key)).totals.find(({ meter }) => meter === "exact_calls").quantity, 1);
+  assert.equal((await ask(key, "exact", "POST")).status, 200);
+});
+
+test("A tenant's first request is admitted though its object takes 700 ms to wake", async () => {
+  const { api_key: key } = await made.tenant("asleep", "slow");
+  const began = Date.now();
+  asleepUntil = began + 700;
+  assert.equal((await ask(key, "leased")).status, 200);
+  assert.ok(Date.now() - began >= 690);
+});
+
+test("RateLimit says what is left, request for request, while each asks the limiter", async () => {
+  const { api_key: key } = await made.tenant("left", "slow");
+  const left = [];
+  for (let n = 0; n < 3; n += 1) {
+    const answer = await ask(key, "leased");
+    assert.match(answer.headers.get("tollgate"), /tier=limiter/);
+    left.push(Number(/"leased";r=(\d+)/.exec(answer.headers.get("ratelimit"))[1]));
+  }
+  // One a second comes back meanwhile.
+  assert.ok(left[0] === 19 && left[0] - left[2] >= 1, JSON.stringify(left));
+});
