@@ -179,8 +179,7 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<
                 let Some((came, text)) = conclusion else { break };
                 if came == Came::Admitted {
                     // The use stays recorded: it is the same event, whichever op recorded it.
-                    forsake(tenant, forsaken, &[], now);
-                    return Ok(text);
+                    return Ok(forsake(tenant, forsaken, &[], text, now));
                 }
                 if came != Came::Refused {
                     forsaken.push(id);
@@ -191,23 +190,26 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<
                         continue;
                     }
                 }
-                forsake(tenant, forsaken, &reversals, now);
-                return Ok(text);
+                return Ok(forsake(tenant, forsaken, &reversals, text, now));
             }
         }
     }
     Ok(refuse(config, Code::Unavailable, head.id, clock()))
 }
 
-/// Has ops undone, behind the reply.
-fn forsake(tenant: TenantId, ops: Vec<OpId>, reversals: &[Event], now: UnixMillis) {
-    isolate::with(|isolate| {
-        if let Some(resident) = isolate.gate.resident(tenant) {
-            for id in ops {
-                resident.limits.forsake(id, reversals.to_vec(), now);
-            }
+/// Has ops undone behind the reply, which is `text`.
+fn forsake(tenant: TenantId, ops: Vec<OpId>, reversals: &[Event], text: String, now: UnixMillis) -> String {
+    if ops.is_empty() {
+        return text;
+    }
+    let behind = isolate::with(|isolate| {
+        let resident = isolate.gate.resident(tenant)?;
+        for id in ops {
+            resident.limits.forsake(id, reversals.to_vec(), now);
         }
+        isolate.gate.behind(tenant, now)
     });
+    behind.flatten().map_or_else(|| text.clone(), |behind| Verdict::also(&text, &behind.to_string()))
 }
 
 /// Sends a call to the limiter, and once more when no answer has come for a while: a message may be lost, and the same op is

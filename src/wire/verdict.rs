@@ -48,16 +48,21 @@ impl Default for Verdict {
 }
 
 impl Verdict {
-    /// With the memory of an earlier one.
-    #[must_use]
-    pub fn reusing(mut memory: String) -> Self {
-        memory.clear();
-        Self(memory)
-    }
-
     /// `renew` is to be called with `what` behind the reply.
     pub fn renew(&mut self, what: &str) {
         self.line("renew").line(what);
+    }
+
+    /// A verdict that was written already, with `renew` to be called with `what` behind the reply.
+    #[must_use]
+    pub fn also(written: &str, what: &str) -> String {
+        if written.starts_with("renew\n") {
+            return written.to_owned();
+        }
+        let mut verdict = Self(String::with_capacity(written.len() + what.len() + 7));
+        verdict.renew(what);
+        verdict.0.push_str(written);
+        verdict.0
     }
 
     /// The door answers by itself.
@@ -126,6 +131,13 @@ mod tests {
         verdict.renew("ten_x l");
         verdict.answer(200, "{}").header("content-type", "application/json");
         assert_eq!(verdict.into_text(), "renew\nten_x l\nanswer\n200\n{}\ncontent-type\napplication/json");
+    }
+
+    #[test]
+    fn what_is_behind_is_said_once() {
+        let once = Verdict::also("answer\n503\n", "ten_x l");
+        assert_eq!(once, "renew\nten_x l\nanswer\n503\n");
+        assert_eq!(Verdict::also(&once, "ten_x l"), once);
     }
 
     #[test]
