@@ -628,5 +628,5 @@ pub fn unreachable(now: f64) -> String {
         let asked = Asked { id: isolate.request_id(now), now };
         isolate.config.voice.refusal(&Refused::new(Code::OriginUnreachable), asked, Verdict::default())
     })
-    .unwrap_or_else(|| "answer\n502\n".to_owned())
+    .unwrap_or_else(|| "answer\n502\n\ntollgate\ntier=isolate".to_owned())
 }

@@ -42,6 +42,7 @@ impl Voice {
         let detail = refused.path.map(NotCanonical::detail);
         let problem = Problem { detail, ..Problem::new(&self.base_url, refused.code) };
         refuse(&problem, refused.resident, refused.tier, asked, &mut verdict);
+        signature_line(refused.resident, refused.tier, None, asked, verdict.begin_header("tollgate"));
         verdict.into_text()
     }
 
@@ -94,6 +95,7 @@ impl Voice {
             ratelimit::write(Field::Policy, [shown], verdict.begin_header("ratelimit-policy"));
             ratelimit::write(Field::Limit, [shown], verdict.begin_header("ratelimit"));
         }
+        signature_line(Some(standpoint.resident), tier, None, asked, verdict.begin_header("tollgate"));
         verdict.into_text()
     }
 
@@ -155,7 +157,7 @@ impl Voice {
     }
 }
 
-/// Writes a refusal.
+/// Writes a refusal, but for the header that signs it.
 fn refuse(problem: &Problem<'_>, resident: Option<&Resident>, tier: Tier, asked: Asked, verdict: &mut Verdict) {
     let plan: Option<&Plan> = resident.and_then(Resident::plan);
     let worded = plan.and_then(|plan| plan.content.wording.get(problem.code.name()));
@@ -180,7 +182,6 @@ fn refuse(problem: &Problem<'_>, resident: Option<&Resident>, tier: Tier, asked:
     if problem.status == 401 {
         verdict.header("www-authenticate", "Bearer realm=\"tollgate\"");
     }
-    signature_line(resident, tier, None, asked, verdict.begin_header("tollgate"));
 }
 
 /// The limits of a request, in the two fields of the draft.

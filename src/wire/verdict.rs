@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! [renew, what]      call `renew` with this behind the reply
-//! answer             status, body, then names and values of headers in turn
+//! answer             status, body, then names and values of headers in turn, at least one; the last is the one that differs
+//!                    from answer to answer: the door keeps the others
 //! forward            handle, target, release, URL, then headers for the origin in turn, an empty line, headers for the client
 //! ```
 
