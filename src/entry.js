@@ -39,7 +39,7 @@ function answer(verdict) {
     const headers = new Headers();
     const each = lines.split("\n");
     for (let at = 0; at + 1 < each.length; at += 2) headers.set(each[at], each[at + 1]);
-    init = { status: +status, headers, last: each.at(-1) };
+    init = { headers, last: each.at(-1) };
     if (kept.size === KEPT) kept.clear();
     kept.set(lines, init);
   }

@@ -17,7 +17,7 @@ export const proofs = [
   },
   {
     name: "model",
-    says: "Every schedule there is of a small world: two isolates, a limiter, its child, three tokens.",
+    says: "Every schedule there is of a small world: two isolates, a limiter, its child, eight tokens.",
     command: ["cargo", "test", "--locked", "--test", "limits", "--", "--nocapture", "model::"],
     env: { MODEL: "full" },
   },

@@ -12,7 +12,7 @@ use super::id::{KeyId, TenantId};
 use super::limit::{self, Admission, Call, OpId, Slot, Ticket, Verdict};
 use super::name::{FeatureName, MeterName};
 use super::outbox;
-use super::resident::{Asked, Came, Resident, Shown, Way};
+use super::resident::{Asked, Counted, Resident, Shown, Way};
 use super::time::UnixMillis;
 
 /// What a check counts under in reports, where a request has its route.
@@ -132,7 +132,7 @@ pub fn assess(
                 let Some(metering) = &way.meter else { continue };
                 let cost = metering.cost;
                 let paid = way.payer.map(|slot| (slot, resident.limits.payer(slot)));
-                let label = way.label(Came::Used, key, mode, &ROUTE, now);
+                let label = way.label(Counted::Used, key, mode, &ROUTE, now);
                 resident.limits.count(paid, label, cost, None, now);
                 finding.paid = true;
             }

@@ -116,9 +116,9 @@ pub struct Shown {
     pub slot: Slot,
 }
 
-/// What became of a request that is counted.
+/// What a request is counted as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Came {
+pub enum Counted {
     /// It passed, and is billed.
     Used,
     /// It passed although it would have been refused: shown, not billed.
@@ -130,7 +130,7 @@ pub enum Came {
 /// The words that a count is reported under, made anew only when what they are of changes.
 #[derive(Debug, Default)]
 struct Label {
-    of: Option<(u64, KeyId, Came)>,
+    of: Option<(u64, KeyId, Counted)>,
     text: String,
 }
 
@@ -510,19 +510,26 @@ impl Resident {
 impl Way {
     /// The words to count a request under: `minute meter mode key route`, with what became of it before the route where it
     /// is only shown. Made anew when the minute, the key or what became of it changes.
-    pub fn label(&mut self, came: Came, key: KeyId, mode: Mode, route: &dyn fmt::Display, now: UnixMillis) -> &str {
+    pub fn label(
+        &mut self,
+        counted: Counted,
+        key: KeyId,
+        mode: Mode,
+        route: &dyn fmt::Display,
+        now: UnixMillis,
+    ) -> &str {
         let minute = now.0 / 60_000;
-        let label = if came == Came::Used { &mut self.used } else { &mut self.shown_only };
-        if label.of != Some((minute, key, came)) {
-            label.of = Some((minute, key, came));
+        let label = if counted == Counted::Used { &mut self.used } else { &mut self.shown_only };
+        if label.of != Some((minute, key, counted)) {
+            label.of = Some((minute, key, counted));
             label.text.clear();
-            let meter = self.meter.as_ref().filter(|_| came == Came::Used);
+            let meter = self.meter.as_ref().filter(|_| counted == Counted::Used);
             let meter = meter.map_or("-", |metering| metering.meter.as_str());
             // Writing to a String does not fail.
-            let _ = match came {
-                Came::Used => write!(label.text, "{minute} {meter} {mode} {key} {route}"),
-                Came::Observed(code) => write!(label.text, "{minute} {meter} {mode} {key} observed {code} {route}"),
-                Came::Refused(code) => write!(label.text, "{minute} {meter} {mode} {key} refused {code} {route}"),
+            let _ = match counted {
+                Counted::Used => write!(label.text, "{minute} {meter} {mode} {key} {route}"),
+                Counted::Observed(code) => write!(label.text, "{minute} {meter} {mode} {key} observed {code} {route}"),
+                Counted::Refused(code) => write!(label.text, "{minute} {meter} {mode} {key} refused {code} {route}"),
             };
         }
         &label.text

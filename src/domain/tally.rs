@@ -13,7 +13,7 @@ use super::gate::{Compiled, Standpoint};
 use super::id::{KeyId, RequestId, TenantId};
 use super::name::MeterName;
 use super::outbox;
-use super::resident::{Came, Resident};
+use super::resident::{Counted, Resident};
 use super::route::Route;
 use super::time::UnixMillis;
 
@@ -74,23 +74,23 @@ pub fn admitted(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) {
     }
     let (cost, payer) = (metering.cost, way.payer);
     let paid = payer.map(|slot| (slot, limits.payer(slot)));
-    limits.count(paid, way.label(Came::Used, key, mode, named(route), now), cost, None, now);
+    limits.count(paid, way.label(Counted::Used, key, mode, named(route), now), cost, None, now);
 }
 
 /// Counts a request that was let pass although it would have been refused: shown, not billed.
 pub fn observed(standpoint: &mut Standpoint<'_, '_>, code: Code, request: RequestId, now: UnixMillis) {
-    shown(standpoint, Came::Observed(code), request, now);
+    shown(standpoint, Counted::Observed(code), request, now);
 }
 
 /// Counts a refusal: shown, not billed.
 pub fn refused(standpoint: &mut Standpoint<'_, '_>, code: Code, request: RequestId, now: UnixMillis) {
-    shown(standpoint, Came::Refused(code), request, now);
+    shown(standpoint, Counted::Refused(code), request, now);
 }
 
-fn shown(standpoint: &mut Standpoint<'_, '_>, came: Came, request: RequestId, now: UnixMillis) {
+fn shown(standpoint: &mut Standpoint<'_, '_>, counted: Counted, request: RequestId, now: UnixMillis) {
     let (key, mode, route) = (standpoint.key, standpoint.mode, standpoint.route);
     let Some((way, limits)) = standpoint.way(now) else { return };
-    limits.count(None, way.label(came, key, mode, named(route), now), 1, Some(request), now);
+    limits.count(None, way.label(counted, key, mode, named(route), now), 1, Some(request), now);
 }
 
 /// A route's own words for itself, for reports.

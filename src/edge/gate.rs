@@ -209,7 +209,10 @@ fn forsake(tenant: TenantId, ops: Vec<OpId>, reversals: &[Event], text: String, 
         }
         isolate.gate.behind(tenant, now)
     });
-    behind.flatten().map_or_else(|| text.clone(), |behind| Verdict::also(&text, &behind.to_string()))
+    match behind.flatten() {
+        Some(behind) => Verdict::also(&text, &behind.to_string()),
+        None => text,
+    }
 }
 
 /// Sends a call to the limiter, and once more when no answer has come for a while: a message may be lost, and the same op is
