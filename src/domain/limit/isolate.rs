@@ -213,7 +213,6 @@ impl Isolate {
 
     #[cold]
     fn uncovered(&mut self, charges: &[Charge], now: UnixMillis) -> Admission {
-        self.due = true;
         let mut refused = None;
         for charge in charges {
             let Some(account) = self.accounts.get_mut(charge.slot.0) else {
@@ -224,6 +223,8 @@ impl Isolate {
             }
             if let Some(retry_after_ms) = account.renewal.refuses(charge.cost, now) {
                 account.renewal.note(charge.cost);
+                // Behind most refusals there is nothing to send: a flood of them must cost no more than it has to.
+                self.due |= now >= account.renewal.asks_from();
                 let code = match account.rule.policy.ends() {
                     None => Code::RateLimited,
                     Some(_) => Code::QuotaExhausted,
