@@ -3,8 +3,6 @@
 //! Invariant: status, title and `type` come from the one table of codes ([`Code`]), and every refusal that leaves
 //! Tollgate is written here, so clients meet one shape. It is always answered with `Cache-Control: no-store`.
 
-use std::fmt;
-
 use super::json::{List, Object, quoted};
 use crate::domain::decision::{Code, Tier};
 use crate::domain::id::{RequestId, TenantId};
@@ -19,9 +17,11 @@ pub struct Page<'a> {
     code: Code,
 }
 
-impl fmt::Display for Page<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/problems/{}", self.base, self.code)
+impl Page<'_> {
+    fn push_to(self, out: &mut String) {
+        out.push_str(self.base);
+        out.push_str("/problems/");
+        out.push_str(self.code.name());
     }
 }
 
@@ -112,7 +112,7 @@ impl From<Fault> for Failure {
 }
 
 /// A refusal. Members that do not apply are left out of it; their order here is their order in JSON.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Problem<'a> {
     /// The code's page.
     pub page: Page<'a>,
@@ -190,11 +190,18 @@ impl<'a> Problem<'a> {
     /// The problem as JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        Object::new()
-            .shown("type", &self.page)
+        self.write(Object::new()).end()
+    }
+
+    /// Fills an object with the problem. Nothing here is formatted or gathered first: a flood of refusals must not cost more
+    /// than as much work.
+    #[must_use]
+    pub fn write(&self, object: Object) -> Object {
+        object
+            .plain("type", |out| self.page.push_to(out))
             .text("title", self.title)
             .number("status", u64::from(self.status))
-            .text("code", self.code.name())
+            .plain("code", |out| out.push_str(self.code.name()))
             .text("error", self.error)
             .maybe(self.detail, |object, detail| object.text("detail", detail))
             .maybe(self.feature, |object, feature| object.text("feature", feature))
@@ -202,39 +209,38 @@ impl<'a> Problem<'a> {
             .maybe(self.upgrade_url, |object, url| object.text("upgrade_url", url))
             .maybe(self.source, |object, source| object.text("source", source))
             .maybe(self.limit, |object, limit| {
-                let mut violated = String::new();
+                let mut violated = "[".to_owned();
                 quoted(&mut violated, limit.name);
-                object.json("limit", &limit.to_json()).json("violated-policies", &format!("[{violated}]"))
+                violated.push(']');
+                object.object("limit", |object| limit.write(object)).json("violated-policies", &violated)
             })
             .maybe(self.retry_after, |object, seconds| object.number("retry_after", seconds))
             .maybe(Some(self.errors).filter(|faults| !faults.is_empty()), |object, faults| {
                 object.json("errors", &faults.iter().map(Fault::to_json).collect::<List>().end())
             })
-            .maybe(self.tenant, |object, tenant| object.shown("tenant", &tenant))
-            .maybe(self.snapshot, |object, snapshot| object.json("snapshot", &snapshot.to_json()))
-            .maybe(self.tier, |object, tier| object.text("tier", tier.name()))
-            .maybe(self.request_id, |object, id| object.shown("request_id", &id))
-            .end()
+            .maybe(self.tenant, |object, tenant| object.plain("tenant", |out| tenant.push_to(out)))
+            .maybe(self.snapshot, |object, snapshot| object.object("snapshot", |object| snapshot.write(object)))
+            .maybe(self.tier, |object, tier| object.plain("tier", |out| out.push_str(tier.name())))
+            .maybe(self.request_id, |object, id| object.plain("request_id", |out| id.push_to(out)))
     }
 }
 
 impl Snapshot {
-    /// As a member of an answer.
+    /// Fills a member of an answer.
     #[must_use]
-    pub fn to_json(self) -> String {
-        Object::new().number("serial", self.serial).number("age_ms", self.age_ms).end()
+    pub fn write(self, object: Object) -> Object {
+        object.number("serial", self.serial).number("age_ms", self.age_ms)
     }
 }
 
 impl Limit<'_> {
-    fn to_json(self) -> String {
-        Object::new()
+    fn write(self, object: Object) -> Object {
+        object
             .text("name", self.name)
-            .shown("tenant", &self.tenant)
+            .plain("tenant", |out| self.tenant.push_to(out))
             .number("level", self.level as u64)
             .number("quota", self.quota)
             .number("cost", self.cost)
-            .end()
     }
 }
 
@@ -263,7 +269,7 @@ mod tests {
             snapshot: Some(Snapshot { serial: 12, age_ms: 840 }),
             tier,
             request_id: Some(RequestId::new(NOW, 42)),
-            ..problem.clone()
+            ..*problem
         }
     }
 

@@ -31,7 +31,7 @@ pub fn catalog(parts: &[Row]) -> Result<Catalog, Invalid> {
         let mut members = Object::new();
         for part in parts {
             if part.text("kind")? == kind {
-                members = members.json(part.text("name")?, part.text("definition")?);
+                members = members.entry(part.text("name")?, part.text("definition")?);
             }
         }
         text = text.json(member, &members.end());

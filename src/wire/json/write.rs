@@ -30,9 +30,13 @@ pub fn quoted(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// An object that is being written.
+/// An object that is being written. A member's name is a literal of this crate and needs no escaping; other names are for
+/// [`Object::entry`].
 #[derive(Clone, Debug)]
-pub struct Object(String);
+pub struct Object {
+    text: String,
+    empty: bool,
+}
 
 impl Default for Object {
     fn default() -> Self {
@@ -44,49 +48,91 @@ impl Object {
     /// An object without members.
     #[must_use]
     pub fn new() -> Self {
-        Self("{".to_owned())
+        Self::behind(String::new())
+    }
+
+    /// An object without members, behind what is written already.
+    #[must_use]
+    pub fn behind(mut text: String) -> Self {
+        text.push('{');
+        Self { text, empty: true }
+    }
+
+    /// Room for another member.
+    fn next(&mut self) -> &mut String {
+        if !self.empty {
+            self.text.push(',');
+        }
+        self.empty = false;
+        &mut self.text
     }
 
     /// Room for the value of another member.
-    fn member(&mut self, name: &str) -> &mut String {
-        if self.0.len() > 1 {
-            self.0.push(',');
-        }
-        quoted(&mut self.0, name);
-        self.0.push(':');
-        &mut self.0
+    fn member(&mut self, name: &'static str) -> &mut String {
+        let text = self.next();
+        text.push('"');
+        text.push_str(name);
+        text.push_str("\":");
+        text
     }
 
     /// A text.
     #[must_use]
-    pub fn text(mut self, name: &str, value: &str) -> Self {
+    pub fn text(mut self, name: &'static str, value: &str) -> Self {
         quoted(self.member(name), value);
         self
     }
 
     /// What is written as a text: an id, a name.
     #[must_use]
-    pub fn shown(self, name: &str, value: &dyn Display) -> Self {
+    pub fn shown(self, name: &'static str, value: &dyn Display) -> Self {
         self.text(name, &value.to_string())
+    }
+
+    /// A text of letters, digits and marks that need no escaping, as `write` appends it: what a refusal names often is not
+    /// worth a text of its own first.
+    #[must_use]
+    pub fn plain(mut self, name: &'static str, write: impl FnOnce(&mut String)) -> Self {
+        let text = self.member(name);
+        text.push('"');
+        write(text);
+        text.push('"');
+        self
     }
 
     /// A number.
     #[must_use]
-    pub fn number(mut self, name: &str, value: u64) -> Self {
+    pub fn number(mut self, name: &'static str, value: u64) -> Self {
         crate::wire::push_number(self.member(name), value);
         self
     }
 
     /// True or false.
     #[must_use]
-    pub fn flag(self, name: &str, value: bool) -> Self {
+    pub fn flag(self, name: &'static str, value: bool) -> Self {
         self.json(name, if value { "true" } else { "false" })
     }
 
     /// A value that is JSON already.
     #[must_use]
-    pub fn json(mut self, name: &str, value: &str) -> Self {
+    pub fn json(mut self, name: &'static str, value: &str) -> Self {
         self.member(name).push_str(value);
+        self
+    }
+
+    /// An object, written in its place.
+    #[must_use]
+    pub fn object(mut self, name: &'static str, fill: impl FnOnce(Self) -> Self) -> Self {
+        self.member(name);
+        Self { text: fill(Self::behind(self.text)).end(), empty: false }
+    }
+
+    /// A member under any name, whose value is JSON already.
+    #[must_use]
+    pub fn entry(mut self, name: &str, value: &str) -> Self {
+        quoted(self.next(), name);
+        self.text.push(':');
+        self.text.push_str(value);
         self
     }
 
@@ -102,8 +148,8 @@ impl Object {
     /// The whole object.
     #[must_use]
     pub fn end(mut self) -> String {
-        self.0.push('}');
-        self.0
+        self.text.push('}');
+        self.text
     }
 }
 
@@ -164,15 +210,20 @@ mod tests {
             .flag("f", false)
             .json("l", &list.end())
             .maybe(None, |object, value: u64| object.number("none", value))
+            .object("o", |object| object.plain("p", |out| out.push('q')).number("r", 1))
+            .object("e", |object| object)
             .end();
-        assert_eq!(text, r#"{"a":"\"b\"\n","n":7,"f":false,"l":[1,{}]}"#);
+        assert_eq!(text, r#"{"a":"\"b\"\n","n":7,"f":false,"l":[1,{}],"o":{"p":"q","r":1},"e":{}}"#);
+        assert_eq!(Object::behind("x=".to_owned()).number("n", 1).end(), r#"x={"n":1}"#);
         assert_eq!(Object::new().end() + &List::new().end(), "{}[]");
     }
 
     proptest! {
         #[test]
         fn an_independent_reader_reads_what_was_meant(name: String, value: String) {
-            let text = Object::new().text(&name, &value).end();
+            let mut member = String::new();
+            quoted(&mut member, &value);
+            let text = Object::new().entry(&name, &member).end();
             let read: serde_json::Value = serde_json::from_str(&text).unwrap();
             prop_assert_eq!(read, serde_json::json!({ name: value }));
         }
