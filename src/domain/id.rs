@@ -84,6 +84,13 @@ impl TenantId {
         self.0
     }
 
+    /// The bits of the id that were random: 32 of them.
+    #[must_use]
+    pub const fn random(self) -> u32 {
+        let [.., a, b, c, d] = self.0;
+        u32::from_be_bytes([a, b, c, d])
+    }
+
     /// Where this tenant lives.
     #[must_use]
     pub fn jurisdiction(self) -> Jurisdiction {

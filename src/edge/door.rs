@@ -39,12 +39,12 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
     isolate::with(|isolate| {
         let asked = Asked { id: isolate.request_id(now), now };
         let config = &isolate.config;
-        match isolate.gate.walk(&request, &config.api_keys) {
-            Step::Elsewhere | Step::Missing(_) | Step::Preflight(_) => None,
+        let (group, verdict) = match isolate.gate.walk(&request, &config.api_keys) {
+            Step::Elsewhere | Step::Missing(_) | Step::Preflight(_) => return None,
             Step::Refuse(refused) => {
                 let mut verdict = Verdict::default();
                 behind_refusal(&refused, &mut verdict);
-                Some(config.voice.refusal(&refused, asked, verdict))
+                (refused.code as u64, config.voice.refusal(&refused, asked, verdict))
             }
             Step::Way(mut standpoint) => {
                 let (way, _) = standpoint.way(now)?;
@@ -52,28 +52,31 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
                     return None;
                 }
                 let outcome = standpoint.decide(now);
+                let group = standpoint.group() ^ u64::from(matches!(outcome, Outcome::Refuse(_)));
                 let mut verdict = Verdict::default();
-                match outcome {
-                    Outcome::Ask => None,
+                let verdict = match outcome {
+                    Outcome::Ask => return None,
                     Outcome::Admit(tier) => {
                         tally::admitted(&mut standpoint, now);
                         behind(&mut standpoint, now, &mut verdict);
-                        Some(config.voice.pass(&mut standpoint, tier, None, (Release::Free, ""), asked, verdict))
+                        config.voice.pass(&mut standpoint, tier, None, (Release::Free, ""), asked, verdict)
                     }
                     Outcome::Observed(code) => {
                         tally::observed(&mut standpoint, code, asked.id, now);
                         behind(&mut standpoint, now, &mut verdict);
                         let release = (Release::Free, "");
-                        Some(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), release, asked, verdict))
+                        config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), release, asked, verdict)
                     }
                     Outcome::Refuse(reason) => {
                         tally::refused(&mut standpoint, reason.code, asked.id, now);
                         behind(&mut standpoint, now, &mut verdict);
-                        Some(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
+                        config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict)
                     }
-                }
+                };
+                (group, verdict)
             }
-        }
+        };
+        Some(isolate.kept.shorten(verdict, group))
     })
     .flatten()
 }

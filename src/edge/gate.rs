@@ -248,11 +248,13 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, random: u128, now: UnixMill
     let mut standpoint = match isolate.gate.walk(&request, &config.api_keys) {
         Step::Elsewhere => return Next::Done("api".to_owned()),
         Step::Missing(keys) => return Next::Read(keys),
-        Step::Preflight(passage) => return Next::Done(config.voice.preflight(&passage, Verdict::default())),
+        Step::Preflight(passage) => {
+            return Next::Done(config.voice.preflight(&passage, Verdict::default()).into_text());
+        }
         Step::Refuse(refused) => {
             let mut verdict = Verdict::default();
             behind_refusal(&refused, &mut verdict);
-            return Next::Done(config.voice.refusal(&refused, asked, verdict));
+            return Next::Done(config.voice.refusal(&refused, asked, verdict).into_text());
         }
         Step::Way(standpoint) => standpoint,
     };
@@ -269,24 +271,24 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, random: u128, now: UnixMill
         Outcome::Refuse(reason) => {
             tally::refused(&mut standpoint, reason.code, asked.id, now);
             behind(&mut standpoint, now, &mut verdict);
-            Next::Done(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
+            Next::Done(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict).into_text())
         }
         Outcome::Observed(code) => {
             tally::observed(&mut standpoint, code, asked.id, now);
             behind(&mut standpoint, now, &mut verdict);
             let free = (Release::Free, "");
-            Next::Done(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict))
+            Next::Done(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict).into_text())
         }
         Outcome::Admit(tier) if exact && tier == Tier::Lease => {
             let handle = paid_here(&mut standpoint, head, OpId(random), now);
             behind(&mut standpoint, now, &mut verdict);
             let release = (Release::Record, handle.as_str());
-            Next::Forward(config.voice.pass(&mut standpoint, tier, None, release, asked, verdict))
+            Next::Forward(config.voice.pass(&mut standpoint, tier, None, release, asked, verdict).into_text())
         }
         Outcome::Admit(tier) => {
             tally::admitted(&mut standpoint, now);
             behind(&mut standpoint, now, &mut verdict);
-            Next::Done(config.voice.pass(&mut standpoint, tier, None, (Release::Free, ""), asked, verdict))
+            Next::Done(config.voice.pass(&mut standpoint, tier, None, (Release::Free, ""), asked, verdict).into_text())
         }
         Outcome::Ask => {
             let id = OpId(random);
@@ -299,7 +301,7 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, random: u128, now: UnixMill
             let named = !head.idempotency_key.is_empty();
             let reversals = events.iter().filter(|_| !named).map(Event::reversed).collect();
             let Some((way, limits)) = standpoint.way(now) else {
-                return Next::Done(config.voice.refusal(&Refused::new(Code::Internal), asked, verdict));
+                return Next::Done(config.voice.refusal(&Refused::new(Code::Internal), asked, verdict).into_text());
             };
             let reserve = settle.then_some(Reserve { hold_ms: HOLD_MS, commits: false });
             let (call, ticket) = limits.take(id, Some(tag), &way.charges, events, reserve, now);
@@ -379,7 +381,7 @@ fn conclude(
     let asked = Asked { id: head.id, now };
     let config = &isolate.config;
     let Step::Way(mut standpoint) = isolate.gate.walk(&request, &config.api_keys) else {
-        let text = config.voice.refusal(&Refused::new(Code::Unavailable), asked, Verdict::default());
+        let text = config.voice.refusal(&Refused::new(Code::Unavailable), asked, Verdict::default()).into_text();
         return (Came::Unknown, text);
     };
     let limited = standpoint.resident.limits.verdict(ticket, reply, now);
@@ -391,7 +393,10 @@ fn conclude(
             let handle = if settle { ending(&standpoint, id) } else { String::new() };
             let demo = *standpoint.passage.target == Target::Demo;
             let release = if settle && !demo { (Release::Settle, handle.as_str()) } else { (Release::Free, "") };
-            (Came::Admitted, config.voice.pass(&mut standpoint, Tier::Limiter, None, release, asked, verdict))
+            (
+                Came::Admitted,
+                config.voice.pass(&mut standpoint, Tier::Limiter, None, release, asked, verdict).into_text(),
+            )
         }
         Limited::Deny(denial) => {
             let code = limit_code(denial.code);
@@ -399,7 +404,8 @@ fn conclude(
                 tally::observed(&mut standpoint, code, asked.id, now);
                 behind(&mut standpoint, now, &mut verdict);
                 let free = (Release::Free, "");
-                let text = config.voice.pass(&mut standpoint, Tier::Limiter, Some(code), free, asked, verdict);
+                let text =
+                    config.voice.pass(&mut standpoint, Tier::Limiter, Some(code), free, asked, verdict).into_text();
                 return (Came::Refused, text);
             }
             tally::refused(&mut standpoint, code, asked.id, now);
@@ -407,19 +413,20 @@ fn conclude(
             let shown = shown(&mut standpoint, &denial.key, now);
             let limit = shown.map(|shown| (shown, Some(denial.retry_after_ms)));
             let reason = Reason { limit, ..Reason::new(code) };
-            (Came::Refused, config.voice.refuse(&standpoint, &reason, Tier::Limiter, asked, verdict))
+            (Came::Refused, config.voice.refuse(&standpoint, &reason, Tier::Limiter, asked, verdict).into_text())
         }
         Limited::Unknown => {
             let code = Code::LimiterUnavailable;
             if observes || standpoint.fail() == Fail::Open {
                 tally::observed(&mut standpoint, code, asked.id, now);
                 let free = (Release::Free, "");
-                let text = config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict);
+                let text =
+                    config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict).into_text();
                 return (Came::Passed, text);
             }
             tally::refused(&mut standpoint, code, asked.id, now);
             let reason = Reason::new(code);
-            (Came::Unknown, config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict))
+            (Came::Unknown, config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict).into_text())
         }
     }
 }
@@ -507,7 +514,7 @@ async fn read_all(
 }
 
 fn refuse(config: &Config, code: Code, id: RequestId, now: UnixMillis) -> String {
-    config.voice.refusal(&Refused::new(code), Asked { id, now }, Verdict::default())
+    config.voice.refusal(&Refused::new(code), Asked { id, now }, Verdict::default()).into_text()
 }
 
 /// Behind a reply: renews leases, reports use, reads documents anew; then stays until what is not spent was given back.
@@ -629,7 +636,7 @@ pub fn unreachable(now: f64) -> String {
     let now = instant(now);
     isolate::with(|isolate| {
         let asked = Asked { id: isolate.request_id(now), now };
-        isolate.config.voice.refusal(&Refused::new(Code::OriginUnreachable), asked, Verdict::default())
+        isolate.config.voice.refusal(&Refused::new(Code::OriginUnreachable), asked, Verdict::default()).into_text()
     })
     .unwrap_or_else(|| "answer\n502\n\ntollgate\ntier=isolate".to_owned())
 }

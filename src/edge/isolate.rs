@@ -13,6 +13,7 @@ use crate::domain::decision::Code;
 use crate::domain::gate::Gate;
 use crate::domain::id::RequestId;
 use crate::domain::time::UnixMillis;
+use crate::wire::kept::Kept;
 use crate::wire::problem::Failure;
 
 /// The memory of this isolate.
@@ -21,6 +22,8 @@ pub(crate) struct Isolate {
     pub(crate) config: Arc<Config>,
     /// What the gate remembers.
     pub(crate) gate: Gate,
+    /// What the door keeps of answers.
+    pub(crate) kept: Kept,
     random: u128,
     requests: u128,
 }
@@ -81,7 +84,13 @@ pub(crate) fn ready(env: &Env) -> Result<Arc<Config>> {
         return Ok(config);
     }
     let config = Arc::new(Config::read(env)?);
-    let isolate = Isolate { config: Arc::clone(&config), gate: Gate::new(random()?), random: random()?, requests: 0 };
+    let isolate = Isolate {
+        config: Arc::clone(&config),
+        gate: Gate::new(random()?),
+        kept: Kept::default(),
+        random: random()?,
+        requests: 0,
+    };
     ISOLATE.with(|cell| {
         if let Ok(mut empty) = cell.try_borrow_mut()
             && empty.is_none()

@@ -4,6 +4,7 @@
 //! header: `Tollgate: serial=12, age=840, tier=lease, id=req_...` (an RFC 9651 dictionary; age in milliseconds).
 
 use super::headers::{Identity, Signer};
+use super::json::Object;
 use super::problem::{self, Problem, Snapshot};
 use super::push_number;
 use super::ratelimit::{self, Field};
@@ -38,12 +39,12 @@ pub struct Asked {
 impl Voice {
     /// A refusal of someone who may not be known.
     #[must_use]
-    pub fn refusal(&self, refused: &Refused<'_>, asked: Asked, mut verdict: Verdict) -> String {
+    pub fn refusal(&self, refused: &Refused<'_>, asked: Asked, mut verdict: Verdict) -> Verdict {
         let detail = refused.path.map(NotCanonical::detail);
         let problem = Problem { detail, ..Problem::new(&self.base_url, refused.code) };
         refuse(&problem, refused.resident, refused.tier, asked, &mut verdict);
         signature_line(refused.resident, refused.tier, None, asked, verdict.begin_header("tollgate"));
-        verdict.into_text()
+        verdict
     }
 
     /// A refusal of a known tenant, at a known route.
@@ -55,7 +56,7 @@ impl Voice {
         tier: Tier,
         asked: Asked,
         mut verdict: Verdict,
-    ) -> String {
+    ) -> Verdict {
         let Reason { code, feature, limit } = reason;
         let mut problem = Problem::new(&self.base_url, *code);
         if let Some(refusal) = feature {
@@ -96,7 +97,7 @@ impl Voice {
             ratelimit::write(Field::Limit, [shown], verdict.begin_header("ratelimit"));
         }
         signature_line(Some(standpoint.resident), tier, None, asked, verdict.begin_header("tollgate"));
-        verdict.into_text()
+        verdict
     }
 
     /// A request that passes: on to its origin, or answered by the built-in one.
@@ -109,7 +110,7 @@ impl Voice {
         release: (Release, &str),
         asked: Asked,
         mut verdict: Verdict,
-    ) -> String {
+    ) -> Verdict {
         if *standpoint.passage.target == Target::Demo {
             // A canonical path needs no escaping in JSON: what would is percent-encoded or refused.
             let body = verdict.begin_answer(200);
@@ -138,12 +139,12 @@ impl Voice {
         }
         limits(standpoint, asked.now, &mut verdict);
         signature_line(Some(standpoint.resident), tier, observed, asked, verdict.begin_header("tollgate"));
-        verdict.into_text()
+        verdict
     }
 
     /// A preflight that passes: without an identity, unmetered.
     #[must_use]
-    pub fn preflight(&self, passage: &Passage<'_, '_>, mut verdict: Verdict) -> String {
+    pub fn preflight(&self, passage: &Passage<'_, '_>, mut verdict: Verdict) -> Verdict {
         if *passage.target == Target::Demo {
             verdict
                 .answer(204, "")
@@ -153,7 +154,7 @@ impl Voice {
             begin_forward(passage, (Release::Free, ""), &mut verdict);
             verdict.client();
         }
-        verdict.into_text()
+        verdict
     }
 }
 
@@ -169,16 +170,15 @@ fn refuse(problem: &Problem<'_>, resident: Option<&Resident>, tier: Tier, asked:
         snapshot: resident.map(|resident| Snapshot { serial: resident.serial(), age_ms: resident.age_ms(asked.now) }),
         tier: Some(tier),
         request_id: Some(asked.id),
-        ..problem.clone()
+        ..*problem
     };
     let problem = match worded {
         Some(words) => problem.worded(words),
         None => problem,
     };
-    verdict
-        .answer(problem.status, &problem.to_json())
-        .header("content-type", problem::CONTENT_TYPE)
-        .header("cache-control", "no-store");
+    let body = verdict.begin_answer(problem.status);
+    *body = problem.write(Object::behind(std::mem::take(body))).end();
+    verdict.header("content-type", problem::CONTENT_TYPE).header("cache-control", "no-store");
     if problem.status == 401 {
         verdict.header("www-authenticate", "Bearer realm=\"tollgate\"");
     }

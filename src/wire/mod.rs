@@ -5,6 +5,7 @@ pub mod change;
 pub mod headers;
 pub mod json;
 pub mod jws;
+pub mod kept;
 pub mod object;
 pub mod problem;
 pub mod ratelimit;

@@ -6,7 +6,8 @@
 //! ```text
 //! [renew, what]      call `renew` with this behind the reply
 //! answer             status, body, then names and values of headers in turn, at least one; the last is the one that differs
-//!                    from answer to answer: the door keeps the others
+//!                    from answer to answer
+//! keep, again        an answer whose headers the door keeps: wire::kept
 //! forward            handle, target, release, URL, then headers for the origin in turn, an empty line, headers for the client
 //! ```
 
@@ -37,14 +38,38 @@ impl Release {
 
 /// A verdict that is being written.
 #[derive(Debug)]
-pub struct Verdict(String);
+pub struct Verdict {
+    text: String,
+    /// Of an answer: where it, its body, its headers and the value of the last one begin.
+    answer: usize,
+    body: usize,
+    headers: usize,
+    value: usize,
+}
+
+/// What an answer is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts<'v> {
+    /// What is to be done besides.
+    pub before: &'v str,
+    /// Its status, and the end of that line.
+    pub status: &'v str,
+    /// Its body.
+    pub body: &'v str,
+    /// Its headers, each line behind a line break, and the name of the last one.
+    pub headers: &'v str,
+    /// The value of the last header.
+    pub value: &'v str,
+}
+
+const ANSWER: &str = "answer\n";
 
 /// Room for an answer with all its headers: growing on the way costs more than writing.
-const ROOM: usize = 512;
+const ROOM: usize = 1024;
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self(String::with_capacity(ROOM))
+        Self { text: String::with_capacity(ROOM), answer: 0, body: 0, headers: 0, value: 0 }
     }
 }
 
@@ -60,10 +85,10 @@ impl Verdict {
         if written.starts_with("renew\n") {
             return written.to_owned();
         }
-        let mut verdict = Self(String::with_capacity(written.len() + what.len() + 7));
+        let mut verdict = Self::default();
         verdict.renew(what);
-        verdict.0.push_str(written);
-        verdict.0
+        verdict.text.push_str(written);
+        verdict.text
     }
 
     /// The door answers by itself.
@@ -74,18 +99,20 @@ impl Verdict {
 
     /// Begins an answer whose body the caller writes.
     pub fn begin_answer(&mut self, status: u16) -> &mut String {
-        self.0.push_str("answer\n");
-        push_number(&mut self.0, u64::from(status));
-        self.0.push('\n');
-        &mut self.0
+        self.answer = self.text.len();
+        self.text.push_str(ANSWER);
+        push_number(&mut self.text, u64::from(status));
+        self.text.push('\n');
+        self.body = self.text.len();
+        &mut self.text
     }
 
     /// The door sends the request on to `url` by `target`: a service binding's name behind `service:`, or nothing for
     /// the internet.
     pub fn forward(&mut self, handle: &str, target: &str, release: Release, url: &str) -> &mut Self {
-        self.0.push_str("forward\n");
+        self.text.push_str("forward\n");
         self.line(handle).line(target).line(release.name());
-        self.0.push_str(url);
+        self.text.push_str(url);
         self
     }
 
@@ -97,27 +124,45 @@ impl Verdict {
 
     /// Begins a header whose value the caller writes.
     pub fn begin_header(&mut self, name: &str) -> &mut String {
-        self.0.push('\n');
-        self.0.push_str(name);
-        self.0.push('\n');
-        &mut self.0
+        if self.headers == 0 {
+            self.headers = self.text.len();
+        }
+        self.text.push('\n');
+        self.text.push_str(name);
+        self.text.push('\n');
+        self.value = self.text.len();
+        &mut self.text
     }
 
     /// Ends the headers for the origin.
     pub fn client(&mut self) -> &mut Self {
-        self.0.push('\n');
+        self.text.push('\n');
         self
+    }
+
+    /// The parts of an answer with headers; none where it is something else.
+    #[must_use]
+    pub fn parts(&self) -> Option<Parts<'_>> {
+        let part = |from, to| self.text.get(from..to);
+        (self.body > 0 && self.headers > 0).then_some(())?;
+        Some(Parts {
+            before: part(0, self.answer)?,
+            status: part(self.answer + ANSWER.len(), self.body)?,
+            body: part(self.body, self.headers)?,
+            headers: part(self.headers, self.value)?,
+            value: part(self.value, self.text.len())?,
+        })
     }
 
     /// The text.
     #[must_use]
     pub fn into_text(self) -> String {
-        self.0
+        self.text
     }
 
     fn line(&mut self, text: &str) -> &mut Self {
-        self.0.push_str(text);
-        self.0.push('\n');
+        self.text.push_str(text);
+        self.text.push('\n');
         self
     }
 }
@@ -132,6 +177,19 @@ mod tests {
         verdict.renew("ten_x l");
         verdict.answer(200, "{}").header("content-type", "application/json");
         assert_eq!(verdict.into_text(), "renew\nten_x l\nanswer\n200\n{}\ncontent-type\napplication/json");
+    }
+
+    #[test]
+    fn an_answer_is_known_by_its_parts() {
+        let mut verdict = Verdict::default();
+        verdict.renew("ten_x l");
+        verdict.answer(200, "{}").header("a", "1").header("b", "2");
+        let parts = verdict.parts().unwrap();
+        assert_eq!((parts.before, parts.status, parts.body), ("renew\nten_x l\n", "200\n", "{}"));
+        assert_eq!((parts.headers, parts.value), ("\na\n1\nb\n", "2"));
+        let mut verdict = Verdict::default();
+        verdict.forward("h", "", Release::Free, "https://a/").header("a", "1");
+        assert_eq!(verdict.parts(), None);
     }
 
     #[test]
