@@ -48,6 +48,8 @@ pub(crate) fn health(call: &Call) -> Result<Answer, Failure> {
             )
             .number("tenants", tenants as u64)
             .number("bytes", bytes as u64)
+            // All of wasm's memory: what is above, and everything else.
+            .number("memory_bytes", core::arch::wasm32::memory_size::<0>() as u64 * 65_536)
             .number("hits", gate.hits)
             .number("misses", gate.misses)
             .end()
@@ -155,7 +157,7 @@ fn snapshot(resident: &Resident, now: UnixMillis) -> Snapshot {
 fn signed(object: Object, call: &Call, resident: &Resident, tier: Tier, now: UnixMillis) -> Object {
     object
         .shown("tenant", &resident.tenant().tenant)
-        .json("snapshot", &snapshot(resident, now).to_json())
+        .object("snapshot", |object| snapshot(resident, now).write(object))
         .text("tier", tier.name())
         .shown("request_id", &call.id)
 }
@@ -307,7 +309,7 @@ fn answer(
             .maybe(finding.code, |object, code| object.text("code", code.name()))
             .maybe(check.feature.as_ref(), |object, name| {
                 let entitlement = resident.entitlement(catalog, name.as_str(), now);
-                object.json("feature", &shown(Object::new(), name, &entitlement).end())
+                object.object("feature", |object| shown(object, name, &entitlement))
             })
             .maybe(limits, |object, limits| object.json("limits", &limits.end()))
             .maybe(finding.retry_after_ms, |object, ms| object.number("retry_after_ms", ms))
