@@ -16,9 +16,10 @@ const rounds = Number(option("rounds") ?? 5);
 const secs = Number(option("secs") ?? 2);
 const file = option("json") ?? path.join(root, "bench/results/flood.json");
 
-/** Paced connections of a flood: each asks, waits for the answer, and pauses. */
-const FLOOD = { connections: 40, paceMs: 10 };
-const FLOOD_PER_SECOND = (FLOOD.connections / FLOOD.paceMs) * 1000;
+/** The tenant that floods: 200 a second with a burst of 600, as in the design's table. */
+const LIMIT = { units: 200, per_ms: 1_000, burst: 600 };
+/** Paced connections of a flood at 10 times that: each asks, waits for the answer, and pauses. */
+const FLOOD = { connections: 56, paceMs: 20 };
 const GOOD = { connections: 4 };
 const GATE = `/gate${PATH}`;
 const INVENTED = 20_000;
@@ -40,8 +41,7 @@ async function beside(dir) {
   try {
     await publishCatalog(local, "demo");
     await publishPlan(local, "good", AMPLE);
-    const flooded = FLOOD_PER_SECOND / 10;
-    await publishPlan(local, "bad", { units: flooded, per_ms: 1_000, burst: flooded });
+    await publishPlan(local, "bad", LIMIT);
     // Nearly nothing is left of this one: what is measured of it is the refusal.
     await publishPlan(local, "spent", { units: 1, per_ms: 60_000, burst: 1 });
     const keys = { good: await addTenants(local, 1, "good"), bad: await addTenants(local, 1, "bad"), spent: await addTenants(local, 1, "spent") };

@@ -21,8 +21,8 @@ import { start, targets } from "./targets.mjs";
 const CONNECTIONS = 16;
 /** Before anything is measured. */
 const WARM_SECS = 3;
-/** Before each measurement: while others had their turn, leases ended, and what is measured is a warm gate. */
-const LEAD_SECS = 3;
+/** Before each measurement: while others had their turn, leases ended, and what is measured is a warm gate. Longer than a lease. */
+const LEAD_SECS = 6;
 const QUIET = [0.95, 1.05];
 
 const rounds = Number(option("rounds") ?? 5);
