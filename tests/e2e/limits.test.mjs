@@ -135,7 +135,7 @@ test("Large costs pass too: 2 % of requests cost a third of the burst, at half l
 
 test("A quota of an exact meter admits exactly what it says, asked by four isolates at once", async () => {
   const { api_key: key } = await made.tenant("quota", "quota");
-  const answers = await load({ gates: local.gates, clients: CLIENTS, perSecond: 400, ms: size(5_000, 1_000), request: () => ({ path: "/gate/api/exact", key, method: "POST" }) });
+  const answers = await load({ gates: local.gates, clients: CLIENTS, perSecond: 400, ms: size(10_000, 1_000), request: () => ({ path: "/gate/api/exact", key, method: "POST" }) });
   onlyDecided(answers);
   figures({ [`limits: exact quota of ${units}, ${GATES} isolates`]: statuses(answers) });
   assert.ok(answers.length > 1.5 * units);

@@ -398,6 +398,8 @@ impl Isolate {
             for account in &mut self.accounts {
                 if let Some(sent) = account.renewal.answered(grant, now) {
                     account.granted(grant, sent, now);
+                    // Somebody has to stay to give back what will not be spent.
+                    self.due |= grant.tokens > 0;
                 }
             }
         }
