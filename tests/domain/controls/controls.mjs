@@ -57,4 +57,6 @@ export const controls = [
 	['what was given back is spent', 'held.returned += held.left - kept;\n                held.left = kept;', 'held.returned += held.left - kept;\n                held.tokens += held.left - kept;', 'adversaries::what_was_given_back'],
 	['leased tokens left out of the sum, exhaustively', 'leased + held.map(|cost| cost.1).sum::<u64>()', 'leased * 0 + held.map(|cost| cost.1).sum::<u64>()', 'model::'],
 	['a lease is spent after its deadline, exhaustively', ['self.live.iter().any(|held| held.left >= cost && now < held.deadline)', 'if due > 0 && held.left >= due && now < held.deadline {'], ['self.live.iter().any(|held| held.left >= cost)', 'if due > 0 && held.left >= due {'], 'model::'],
+	['whoever was lent units goes', 'self.due |= grant.tokens > 0;', '', 'adversaries::what_was_given_back'],
+	['every refusal leaves something behind', 'self.due |= now >= account.renewal.asks_from();', 'self.due = true;', 'adversaries::behind_most_refusals'],
 ];

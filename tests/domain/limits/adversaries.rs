@@ -875,6 +875,7 @@ fn what_was_given_back_is_spent_elsewhere() {
         isolate.answered(&reply, at(n));
         admitted.push((n, u64::from(isolate.verdict(ticket, Some(&reply), at(n)) == Verdict::Admit)));
     }
+    assert!(isolate.is_due(), "whoever was lent units stays to give them back");
     let woken = isolate.wakes_at().unwrap();
     let call = isolate.renew(woken).unwrap();
     assert!(call.reports.iter().any(|report| report.returned > 0), "it has something to give back: {call:?}");
@@ -883,4 +884,33 @@ fn what_was_given_back_is_spent_elsewhere() {
     admitted.push((now, drain(&mut limiter, &rule, 1_000, now)));
     admitted.push((now, std::iter::from_fn(|| (isolate.admit(&charge, woken) == Admission::Admit).then_some(1)).sum()));
     assert_within(rule.policy, &admitted);
+}
+
+/// A tenant that is refused a thousand times a second: behind a refusal there is something to send only when it may ask again.
+#[test]
+fn behind_most_refusals_there_is_nothing_to_send() {
+    let rule = rule(rate(1, 1), 1);
+    let mut limiter = limiter();
+    let mut isolate = Isolate::new(Incarnation(1));
+    let charge = [Charge { slot: isolate.resolve(&rule), cost: 1 }];
+    let (mut refused, mut sent) = (0, 0);
+    for n in 0..10_000 {
+        match isolate.admit(&charge, at(n)) {
+            Admission::Ask => {
+                let (call, ticket) = isolate.take(OpId(n.into()), None, &charge, vec![], None, at(n));
+                let reply = limiter.step(&call, at(n)).0;
+                isolate.answered(&reply, at(n));
+                let _ = isolate.verdict(ticket, Some(&reply), at(n));
+            }
+            Admission::Deny { .. } => refused += 1,
+            Admission::Admit => {}
+        }
+        if isolate.is_due() {
+            sent += 1;
+            if let Some(call) = isolate.renew(at(n)) {
+                isolate.answered(&limiter.step(&call, at(n)).0, at(n));
+            }
+        }
+    }
+    assert!(refused > 9_900 && sent * 100 < refused, "{sent} times behind {refused} refusals");
 }
