@@ -11,8 +11,10 @@ const state = tollgate.__worker_init_state();
 function act(verdict, request, env, ctx) {
   if (verdict.startsWith("renew\n")) {
     const end = verdict.indexOf("\n", 6);
+    // First the answer: whatever becomes of the renewal, what was to be kept is kept.
+    const response = act(verdict.slice(end + 1), request, env, ctx);
     ctx.waitUntil(tollgate.renew(verdict.slice(6, end), env, Date.now()));
-    verdict = verdict.slice(end + 1);
+    return response;
   }
   if (verdict.startsWith("again\n")) return again(verdict);
   if (verdict.startsWith("keep\n")) return answer(verdict.slice(8), place(verdict, 5));
