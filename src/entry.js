@@ -125,17 +125,29 @@ class Shell extends DurableObject {
   }
 
   #step(verb, message) {
-    const answer = this.ctx.storage.transactionSync(() => this.shell[verb](message, Date.now()));
+    const answer = this.#transact(verb, message);
     this.#wake();
-    const upward = this.shell.upward?.();
-    if (upward !== undefined) this.ctx.waitUntil(this.shell.above(upward).then((said) => this.#step("conclude", said)));
+    return answer;
+  }
+
+  #transact(verb, message) {
+    const shell = this.shell;
+    let answer;
+    try {
+      answer = this.ctx.storage.transactionSync(() => shell[verb](message, Date.now()));
+    } catch (error) {
+      shell.forget(); // the rows are what they were before
+      throw error;
+    }
+    const upward = shell.upward?.();
+    if (upward !== undefined) this.ctx.waitUntil(shell.above(upward).then((said) => this.#step("conclude", said)));
     return answer;
   }
 
   async alarm() {
     this.#alarm = undefined;
     try {
-      if (this.shell.tick) this.#step("tick", "");
+      if (this.shell.tick) this.#transact("tick", "");
       await this.shell.alarm();
     } finally {
       this.#wake();

@@ -23,6 +23,12 @@ CREATE TABLE IF NOT EXISTS limiter (
   body  TEXT NOT NULL
 ) WITHOUT ROWID;
 
+-- Counts of leased meters, gathering until the next batch makes an event of each: a row for all that has the same label.
+CREATE TABLE IF NOT EXISTS gathering (
+  label TEXT PRIMARY KEY,
+  units INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- Outbox: events on their way to the ledger. A row leaves by the sequence number that the ledger confirmed.
 CREATE TABLE IF NOT EXISTS outbox (
   seq      INTEGER PRIMARY KEY AUTOINCREMENT,

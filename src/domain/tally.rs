@@ -35,6 +35,14 @@ pub struct Label {
     pub route: String,
 }
 
+impl Label {
+    /// When its minute began.
+    #[must_use]
+    pub const fn at(&self) -> UnixMillis {
+        UnixMillis(self.minute.saturating_mul(MINUTE_MS))
+    }
+}
+
 /// The text is no label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidLabel;
@@ -133,7 +141,7 @@ pub fn entry(id: &str, label: &Label, units: u64, period: UnixMillis) -> Option<
         mode: label.mode,
         quantity: units,
         reverses: None,
-        at: UnixMillis(label.minute * MINUTE_MS),
+        at: label.at(),
         period,
         detail: serde_json::json!({ "key": label.key, "route": label.route }),
     })

@@ -64,6 +64,11 @@ impl CatalogShell {
         }
     }
 
+    /// Forgets what is only a copy of rows. The door says so when it rolled a transaction back.
+    pub fn forget(&self) {
+        self.0.tables.forget();
+    }
+
     /// When the alarm must ring.
     ///
     /// # Errors

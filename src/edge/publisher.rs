@@ -77,14 +77,6 @@ pub(crate) fn signed(tables: &Tables, key: &DocumentKey) -> Result<Option<String
     Ok(kept(tables, &key.to_string())?.map(|kept| kept.signed))
 }
 
-/// The serial of a document this object owns.
-///
-/// # Errors
-/// When the storage refuses.
-pub(crate) fn serial(tables: &Tables, key: &DocumentKey) -> Result<Option<u64>> {
-    Ok(kept(tables, &key.to_string())?.map(|kept| kept.serial))
-}
-
 fn kept(tables: &Tables, name: &str) -> Result<Option<Kept>> {
     let rows =
         tables.rows("SELECT name, serial, body, signed, signed_ms FROM document WHERE name = ?1", vec![name.into()])?;

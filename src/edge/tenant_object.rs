@@ -3,7 +3,7 @@
 //! Invariant: a message is one transaction, opened by the door around [`TenantShell::call`]. The memory of the limiter is a
 //! copy of its rows: a call that fails drops the copy, and the next one reads the rows.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use crate::domain::document::DocumentKey;
 use crate::domain::id::{RequestId, TenantId};
 use crate::domain::job::Job;
 use crate::domain::limit::{Call, Effects, Incarnation, Limiter, OpId, Reply};
+use crate::domain::outbox::Event;
 use crate::domain::tally::{self, Label};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::UnixMillis;
@@ -41,14 +42,22 @@ struct TenantObject {
     tables: Tables,
     env: Env,
     config: Arc<Config>,
+    /// Whose object this is, once a message said so.
+    owner: Cell<Option<TenantId>>,
     limiter: RefCell<Option<Limiter>>,
-    tenant: RefCell<Option<Rc<Tenant>>>,
+    published: RefCell<Option<Rc<Published>>>,
     /// What is to be sent to the parent's limiter behind the answer.
     upward: RefCell<Option<Call>>,
 }
 
+/// The tenant's document, as this object last published it.
+struct Published {
+    serial: u64,
+    tenant: Tenant,
+}
+
 /// A panic leaves no memory half changed: the limiter is taken out while it works and put back when all is stored, and the
-/// tenant and the upward call are only ever replaced whole.
+/// rest is only ever replaced whole.
 impl std::panic::RefUnwindSafe for TenantObject {}
 
 /// A call on its way to the parent's limiter and back.
@@ -75,8 +84,9 @@ impl TenantShell {
             tables,
             env,
             config,
+            owner: Cell::new(None),
             limiter: RefCell::new(None),
-            tenant: RefCell::new(None),
+            published: RefCell::new(None),
             upward: RefCell::new(None),
         })))
     }
@@ -101,7 +111,7 @@ impl TenantShell {
                 let newer = publisher::publish(&self.0.tables, &self.0.config, &publication, now)
                     .map_err(|error| broken(&error))?;
                 if newer {
-                    *self.0.tenant.borrow_mut() = None;
+                    self.0.published.take();
                     self.0.tables.schedule(Job::Seal, now).map_err(|error| broken(&error))?;
                 }
                 Ok(serde_json::to_string(&newer)?)
@@ -114,14 +124,24 @@ impl TenantShell {
         }
     }
 
+    /// Forgets what is only a copy of rows. The door says so when it rolled a transaction back.
+    pub fn forget(&self) {
+        self.0.owner.set(None);
+        self.0.limiter.take();
+        self.0.published.take();
+        self.0.upward.take();
+        self.0.tables.forget();
+    }
+
     /// What is to be sent to the parent's limiter behind an answer: for [`Self::above`].
     ///
     /// # Errors
     /// When the storage refuses.
     pub fn upward(&self) -> Result<Option<String>, JsError> {
         let Some(call) = self.0.upward.borrow_mut().take() else { return Ok(None) };
-        let Some(tenant) = self.0.document().map_err(|error| broken(&error))? else { return Ok(None) };
-        Ok(Some(serde_json::to_string(&Upward { tenant: tenant.tenant, call: Box::new(call), waits: None })?))
+        let Some(published) = self.0.published().map_err(|error| broken(&error))? else { return Ok(None) };
+        let tenant = published.tenant.tenant;
+        Ok(Some(serde_json::to_string(&Upward { tenant, call: Box::new(call), waits: None })?))
     }
 
     /// Sends a call to the parent's limiter; what it said is for [`Self::conclude`].
@@ -148,22 +168,27 @@ impl TenantShell {
             }
             (Reply::default(), Effects::default())
         })?;
-        self.0.book(effects, now)?;
+        self.0.book(&effects, now)?;
         Ok(serde_json::to_string(&LimitAnswer { reply: answer, document: None })?)
     }
 
-    /// Lets time pass at the limiter, within a transaction: reservations lapse, leases from above are renewed.
+    /// Does, within a transaction, what of the due jobs needs nobody else: lets time pass at the limiter, and makes events of
+    /// the counts that have gathered.
     ///
     /// # Errors
     /// When the storage refuses; nothing was changed then.
     pub fn tick(&self, _: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
-        if self.0.tables.due(now).map_err(|error| broken(&error))?.contains(&Job::Tick)
-            && let Some(tenant) = self.0.document().map_err(|error| broken(&error))?
+        let is_due = |job| self.0.tables.is_due(job, now).map_err(|error| broken(&error));
+        if is_due(Job::Tick)?
+            && let Some(published) = self.0.published().map_err(|error| broken(&error))?
         {
-            self.0.tables.finish_at_once(Job::Tick).map_err(|error| broken(&error))?;
-            let effects = self.0.with_limiter(tenant.tenant, now, |limiter| limiter.tick(now))?;
-            self.0.book(effects, now)?;
+            self.0.tables.remove(Job::Tick).map_err(|error| broken(&error))?;
+            let effects = self.0.with_limiter(published.tenant.tenant, now, |limiter| limiter.tick(now))?;
+            self.0.book(&effects, now)?;
+        }
+        if is_due(Job::Flush)? {
+            self.0.gathered()?;
         }
         Ok(String::new())
     }
@@ -194,8 +219,9 @@ fn broken(error: &worker::Error) -> JsError {
 impl TenantObject {
     async fn above(&self, upward: &str) -> Result<String, JsError> {
         let upward: Upward = json::parse(upward)?;
-        let tenant = self.document().map_err(|error| broken(&error))?;
-        let reply = match tenant.and_then(|tenant| tenant.ancestors.first().map(|parent| parent.tenant)) {
+        let published = self.published().map_err(|error| broken(&error))?;
+        let reply = match published.and_then(|published| published.tenant.ancestors.first().map(|parent| parent.tenant))
+        {
             Some(parent) => ask_limiter(&self.env, &self.config, parent, upward.call.clone())
                 .await
                 .inspect_err(|error| console_error!("limiter of {parent}: {error}"))
@@ -212,12 +238,12 @@ impl TenantObject {
             Job::Put => publisher::put(&self.tables, &kv()?).await.map(|()| None).map_err(|error| error.to_string()),
             Job::Sign => publisher::sign(&self.tables, &self.config, now).map_err(|error| error.to_string()),
             Job::Flush => {
-                let Some(tenant) = self.document().map_err(|error| error.to_string())? else { return Ok(None) };
-                ledger::flush(&self.tables, &self.env, &tenant, now).await
+                let Some(published) = self.published().map_err(|error| error.to_string())? else { return Ok(None) };
+                ledger::flush(&self.tables, &self.env, &published.tenant, now).await
             }
             Job::Seal => {
-                let Some(tenant) = self.document().map_err(|error| error.to_string())? else { return Ok(None) };
-                let more = sealer::seal(&self.env, &tenant).await.map_err(|abort| abort.to_string())?;
+                let Some(published) = self.published().map_err(|error| error.to_string())? else { return Ok(None) };
+                let more = sealer::seal(&self.env, &published.tenant).await.map_err(|abort| abort.to_string())?;
                 Ok(more.then_some(now))
             }
             // Done by `tick`, in a transaction, before the others.
@@ -227,44 +253,48 @@ impl TenantObject {
 
     /// The first message says whose object this is; from then on it is nobody else's.
     fn recognise(&self, tenant: TenantId) -> Result<(), JsError> {
+        if self.owner.get() == Some(tenant) {
+            return Ok(());
+        }
         let owners = self.tables.rows("SELECT tenant FROM owner", vec![]).map_err(|error| broken(&error))?;
         match owners.first() {
-            Some(owner) if owner.parsed("tenant") == Ok(tenant) => Ok(()),
-            Some(_) => Err(JsError::new("a message for another tenant's object")),
+            Some(owner) if owner.parsed("tenant") == Ok(tenant) => {}
+            Some(_) => return Err(JsError::new("a message for another tenant's object")),
             None => self
                 .tables
                 .run("INSERT INTO owner (id, tenant) VALUES (1, ?1)", vec![tenant.to_string().into()])
-                .map_err(|error| broken(&error)),
+                .map_err(|error| broken(&error))?,
         }
+        self.owner.set(Some(tenant));
+        Ok(())
     }
 
-    /// The tenant's document, as this object last published it.
-    fn document(&self) -> worker::Result<Option<Rc<Tenant>>> {
-        if let Some(tenant) = &*self.tenant.borrow() {
-            return Ok(Some(Rc::clone(tenant)));
+    fn published(&self) -> worker::Result<Option<Rc<Published>>> {
+        if let Some(published) = &*self.published.borrow() {
+            return Ok(Some(Rc::clone(published)));
         }
-        let rows = self.tables.rows("SELECT body FROM document WHERE name LIKE 'tenant/%'", vec![])?;
+        let rows = self.tables.rows("SELECT serial, body FROM document WHERE name LIKE 'tenant/%'", vec![])?;
         let Some(row) = rows.first() else { return Ok(None) };
         let body = row.text("body").map_err(|invalid| unreadable(&invalid))?;
-        let tenant: Rc<Tenant> = Rc::new(json::parse(body)?);
-        *self.tenant.borrow_mut() = Some(Rc::clone(&tenant));
-        Ok(Some(tenant))
+        let serial = row.integer("serial").map_err(|invalid| unreadable(&invalid))?;
+        let published = Rc::new(Published { serial, tenant: json::parse(body)? });
+        *self.published.borrow_mut() = Some(Rc::clone(&published));
+        Ok(Some(published))
     }
 
     fn limit(&self, tenant: TenantId, call: &Call, now: UnixMillis) -> Result<String, JsError> {
         let (reply, mut effects) = self.with_limiter(tenant, now, |limiter| limiter.step(call, now))?;
         let forward = effects.forward.take();
-        self.book(effects, now)?;
+        self.book(&effects, now)?;
         if let (Some(above), Some(op)) = (forward, &call.op) {
             let upward = Upward { tenant, call: Box::new(above), waits: Some((op.id(), reply)) };
             return Ok(format!("above\n{}", serde_json::to_string(&upward)?));
         }
-        let key = DocumentKey::Tenant(tenant);
-        let newest = publisher::serial(&self.tables, &key).map_err(|error| broken(&error))?.unwrap_or(0);
+        let newest = self.published().map_err(|error| broken(&error))?.map_or(0, |published| published.serial);
         let mut reply = reply;
         reply.rev.tenant = reply.rev.tenant.max(newest);
         let document = if call.depth == 0 && newest > call.rev.tenant && call.rev.tenant > 0 {
-            publisher::signed(&self.tables, &key).map_err(|error| broken(&error))?
+            publisher::signed(&self.tables, &DocumentKey::Tenant(tenant)).map_err(|error| broken(&error))?
         } else {
             None
         };
@@ -285,17 +315,28 @@ impl TenantObject {
         };
         let result = step(&mut limiter);
         let upward = limiter.parent_call(now);
+        let (mut written, mut gone) = (Vec::new(), Vec::new());
         for change in limiter.changes() {
-            let place = change.place.to_string();
-            let stored = match change.row {
-                Some(row) => self.tables.run(
-                    "INSERT INTO limiter (place, body) VALUES (?1, ?2)
-                     ON CONFLICT (place) DO UPDATE SET body = excluded.body",
-                    vec![place.into(), serde_json::to_string(&row)?.into()],
-                ),
-                None => self.tables.run("DELETE FROM limiter WHERE place = ?1", vec![place.into()]),
-            };
-            stored.map_err(|error| broken(&error))?;
+            match change.row {
+                Some(row) => written.push((change.place.to_string(), serde_json::to_string(&row)?)),
+                None => gone.push(change.place.to_string()),
+            }
+        }
+        // One statement for all rows: each has its price, whatever it carries.
+        self.tables
+            .run(
+                "INSERT INTO limiter (place, body) SELECT value ->> 0, value ->> 1 FROM json_each(?1) WHERE true
+                 ON CONFLICT (place) DO UPDATE SET body = excluded.body",
+                vec![serde_json::to_string(&written)?.into()],
+            )
+            .map_err(|error| broken(&error))?;
+        if !gone.is_empty() {
+            self.tables
+                .run(
+                    "DELETE FROM limiter WHERE place IN (SELECT value FROM json_each(?1))",
+                    vec![serde_json::to_string(&gone)?.into()],
+                )
+                .map_err(|error| broken(&error))?;
         }
         if let Some(at) = limiter.wakes_at() {
             self.tables.schedule(Job::Tick, at).map_err(|error| broken(&error))?;
@@ -318,36 +359,58 @@ impl TenantObject {
         Ok(Limiter::restore(rows).unwrap_or_else(|| Limiter::new(tenant, Incarnation(random))))
     }
 
-    /// Puts what a step brought to the outbox.
-    fn book(&self, effects: Effects, now: UnixMillis) -> Result<(), JsError> {
-        let mut events = effects.events;
-        if !effects.tallies.is_empty() {
-            let document = self.document().map_err(|error| broken(&error))?;
-            for tally in effects.tallies {
-                let Ok(label) = tally.label.parse::<Label>() else { continue };
-                let at = UnixMillis(label.minute * tally::MINUTE_MS);
-                let period = document.as_ref().map_or(UnixMillis(0), |document| document.period(at));
-                match tally::entry(&tally.id, &label, tally.units, period) {
-                    Some(event) if tally.key.is_some() => events.push(event),
-                    _ => self.note(&label, tally.units, tally.last).map_err(|error| broken(&error))?,
-                }
+    /// Puts what a step brought where it waits: events to the outbox, counts to what gathers.
+    fn book(&self, effects: &Effects, now: UnixMillis) -> Result<(), JsError> {
+        for tally in &effects.tallies {
+            let Ok(label) = tally.label.parse::<Label>() else { continue };
+            if tally.key.is_none() || label.meter.is_none() {
+                self.note(&label, tally.units, tally.last).map_err(|error| broken(&error))?;
+                continue;
             }
-        }
-        if events.is_empty() {
-            return Ok(());
-        }
-        for event in events {
-            let body = serde_json::to_string(&event)?;
-            // The limiter counts nothing twice; a second time here is a repetition of the very same.
             self.tables
                 .run(
-                    "INSERT INTO outbox (source, event_id, body) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-                    vec![event.source.into(), event.id.into(), body.into()],
+                    "INSERT INTO gathering (label, units) VALUES (?1, ?2)
+                     ON CONFLICT (label) DO UPDATE SET units = units + excluded.units",
+                    vec![label.to_string().into(), integer(tally.units)],
                 )
+                .and_then(|()| self.tables.schedule(Job::Flush, now.plus(ledger::GATHER_MS)))
                 .map_err(|error| broken(&error))?;
         }
-        // A moment later, so that one batch carries what a second brings.
-        self.tables.schedule(Job::Flush, now.plus(ledger::GATHER_MS)).map_err(|error| broken(&error))
+        if effects.events.is_empty() {
+            return Ok(());
+        }
+        self.queue(&effects.events).map_err(|error| broken(&error))?;
+        self.tables.schedule(Job::Flush, now.plus(ledger::BATCH_MS)).map_err(|error| broken(&error))
+    }
+
+    /// Makes an event of each count that has gathered. From then on it may be sent, and never changes.
+    fn gathered(&self) -> Result<(), JsError> {
+        let rows = self.tables.rows("SELECT label, units FROM gathering", vec![]).map_err(|error| broken(&error))?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let published = self.published().map_err(|error| broken(&error))?;
+        let random = isolate::random().map_err(|error| broken(&error.into()))?;
+        let mut events = Vec::with_capacity(rows.len());
+        for (place, row) in rows.iter().enumerate() {
+            let (Ok(label), Ok(units)) = (row.parsed::<Label>("label"), row.integer("units")) else { continue };
+            let period = published.as_ref().map_or(UnixMillis(0), |published| published.tenant.period(label.at()));
+            events.extend(tally::entry(&format!("{random:032x}-{place}"), &label, units, period));
+        }
+        self.queue(&events)
+            .and_then(|()| self.tables.run("DELETE FROM gathering", vec![]))
+            .map_err(|error| broken(&error))
+    }
+
+    fn queue(&self, events: &[Event]) -> worker::Result<()> {
+        for event in events {
+            // The limiter counts nothing twice; a second time here is a repetition of the very same.
+            self.tables.run(
+                "INSERT INTO outbox (source, event_id, body) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+                vec![event.source.as_str().into(), event.id.as_str().into(), serde_json::to_string(event)?.into()],
+            )?;
+        }
+        Ok(())
     }
 
     /// Notes what is only shown, and forgets what is too old to be.
@@ -372,11 +435,11 @@ impl TenantObject {
             let rows = self.tables.rows(sql, vec![]).map_err(|error| broken(&error))?;
             Ok(rows.first().and_then(|row| row.integer("n").ok()).unwrap_or_default())
         };
-        let outbox = count("SELECT count(*) AS n FROM outbox")?;
+        let outbox = count("SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM gathering) AS n")?;
         let quarantine = count("SELECT count(*) AS n FROM quarantine")?;
         let (effects, standings) =
             self.with_limiter(tenant, now, |limiter| (limiter.tick(now), limiter.standings()))?;
-        self.book(effects, now)?;
+        self.book(&effects, now)?;
         // What was refused or only observed lately, and the last request of each kind.
         let traffic = self.tables.rows(
             "SELECT json_group_array(json_object('minute', minute, 'key', key, 'what', what, 'requests', requests,

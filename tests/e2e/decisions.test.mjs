@@ -141,12 +141,12 @@ test("a route that only observes lets pass, says what it would have done, and re
   const usage = await until("the use of reports alone is in the ledger", async () => {
     const { totals } = await op("GET", `/tenants/${id}/usage`);
     return totals.some(({ meter }) => meter === "calls") && totals;
-  }, 15_000);
+  }, 30_000);
   assert.deepEqual(usage.map(({ meter, mode, quantity }) => [meter, mode, quantity]), [["calls", "live", 1]], "what only passed for being observed is not billed");
   const [seen] = await until("what was observed is noted", async () => {
     const { not_served } = await op("GET", `/tenants/${id}/usage`);
     return not_served.length > 0 && not_served;
-  }, 15_000);
+  }, 30_000);
   assert.deepEqual([seen.what, seen.requests, seen.last_request_id], ["observed feature_not_available GET /v1/watched", 3, last]);
 });
 
@@ -238,6 +238,6 @@ test("a test key passes the same checks and is metered apart", async () => {
   const totals = await until("both are in the ledger", async () => {
     const { totals } = await op("GET", `/tenants/${id}/usage`);
     return totals.reduce((sum, { quantity }) => sum + quantity, 0) === 3 && totals;
-  }, 15_000);
+  }, 30_000);
   assert.deepEqual(totals.map(({ meter, mode, quantity }) => [meter, mode, quantity]), [["calls", "live", 1], ["calls", "test", 2]]);
 });

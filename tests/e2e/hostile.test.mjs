@@ -187,7 +187,7 @@ test("of two hostile tenants neither sees a trace of the other, in any response,
     await until(`${words[at]}'s use is in the ledger`, async () => {
       totals = (await op("GET", `/tenants/${id}/usage`)).totals;
       return JSON.stringify(Object.fromEntries(totals.map(({ meter, mode, quantity }) => [`${meter} ${mode}`, quantity]))) === JSON.stringify(wanted);
-    }, 15_000).catch(() => assert.fail(`${JSON.stringify(totals)}, not ${JSON.stringify(wanted)}`));
+    }, 30_000).catch(() => assert.fail(`${JSON.stringify(totals)}, not ${JSON.stringify(wanted)}`));
     const { results } = await shard.prepare("SELECT * FROM entry WHERE tenant_id = ?1").bind(id).all();
     for (const row of results) {
       const text = JSON.stringify(row);

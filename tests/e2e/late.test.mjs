@@ -33,7 +33,7 @@ test("What was admitted too late is refused, and taken back: a reversal in the l
   holdBack = 0;
   assert.deepEqual([refused.status, code], [503, "limiter_unavailable"]);
   const entries = async () => (await ledger(local, id)).entries;
-  await until("the use was recorded, and reversed", async () => (await entries()).some(({ reverses }) => reverses !== null), 15_000);
+  await until("the use was recorded, and reversed", async () => (await entries()).some(({ reverses }) => reverses !== null), 30_000);
   const books = await ledger(local, id);
   const reversal = books.entries.find(({ reverses }) => reverses !== null);
   assert.deepEqual(books.entries.map(({ quantity }) => quantity).sort(), [-1, 1, 1]);

@@ -30,7 +30,7 @@ test("Leased use arrives whole once the isolates are quiet, test keys apart from
   const answers = await load({ ...asking, request: (n) => ({ path: "/gate/api/leased", key: n % 3 ? live : trial }) });
   ok(answers);
   const used = (key) => answers.filter((answer) => answer.key === key).length;
-  await until("everything is in the ledger", async () => (await recorded(id, "leased_calls")) >= used(live) && (await recorded(id, "leased_calls", "test")) >= used(trial), 15_000);
+  await until("everything is in the ledger", async () => (await recorded(id, "leased_calls")) >= used(live) && (await recorded(id, "leased_calls", "test")) >= used(trial), 30_000);
   await sleep(1_000);
   const books = await ledger(local, id);
   const said = await usage(local, live);

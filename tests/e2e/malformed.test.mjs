@@ -21,7 +21,7 @@ const state = async () => {
   const { request_id, period_start, ...usage } = await until("what was used is in the ledger", async () => {
     const usage = await op("GET", `/tenants/${id}/usage`);
     return usage.pending === 0 && usage;
-  });
+  }, 30_000);
   const { data: audit } = await op("GET", "/audit");
   const peek = await check(JSON.stringify({ meter: "scarce", cost: 1, peek: true }));
   const control = await local.database("CONTROL"), shard = await local.database("SHARD_GLOBAL_1");

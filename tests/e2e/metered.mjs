@@ -90,7 +90,7 @@ export async function usage(local, key) {
 }
 
 /** Waits until the tenant's outbox is empty. */
-export const drained = (local, key, withinMs = 20_000) => until("the outbox is empty", async () => {
+export const drained = (local, key, withinMs = 30_000) => until("the outbox is empty", async () => {
   const said = await usage(local, key);
   return said.pending === 0 && said;
 }, withinMs);
