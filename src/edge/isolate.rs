@@ -1,9 +1,10 @@
 //! What this isolate remembers between requests: the configuration and the gate.
 //!
-//! Invariant: the memory is borrowed only between two awaits, never across one; and nothing of the platform (no binding, no
-//! stub, no promise) is kept in it, because such things belong to one request.
+//! Invariant: the memory is in use only between two awaits, never across one; and nothing of the platform (no binding, no
+//! stub, no promise) is kept in it, because such things belong to one request. Whoever uses it takes it out and puts it back,
+//! so a panic meanwhile takes it along: what is half changed is never used again, and the next request makes it anew.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use worker::{Env, Result, console_error};
@@ -29,7 +30,7 @@ pub(crate) struct Isolate {
 }
 
 thread_local! {
-    static ISOLATE: RefCell<Option<Isolate>> = const { RefCell::new(None) };
+    static ISOLATE: Cell<Option<Box<Isolate>>> = const { Cell::new(None) };
 }
 
 /// The platform gave no random numbers: nothing that must be new can be made.
@@ -61,7 +62,10 @@ impl Isolate {
 
 /// Uses the memory, if it is there and nobody else is using it.
 pub(crate) fn with<T>(use_it: impl FnOnce(&mut Isolate) -> T) -> Option<T> {
-    ISOLATE.with(|cell| cell.try_borrow_mut().ok().and_then(|mut isolate| isolate.as_mut().map(use_it)))
+    let mut isolate = ISOLATE.take()?;
+    let result = use_it(&mut isolate);
+    ISOLATE.set(Some(isolate));
+    Some(result)
 }
 
 /// An id for a request, whether or not the memory can be used just now.
@@ -91,13 +95,7 @@ pub(crate) fn ready(env: &Env) -> Result<Arc<Config>> {
         random: random()?,
         requests: 0,
     };
-    ISOLATE.with(|cell| {
-        if let Ok(mut empty) = cell.try_borrow_mut()
-            && empty.is_none()
-        {
-            *empty = Some(isolate);
-        }
-    });
+    ISOLATE.set(Some(Box::new(isolate)));
     Ok(config)
 }
 

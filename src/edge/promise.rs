@@ -1,7 +1,7 @@
 //! Promises of exported functions.
 //!
 //! Invariant: a panic inside rejects the promise and nothing else. What it may have left half done is in no memory that
-//! outlives the request: the isolate's is borrowed only between awaits, and an object drops its copy of the limiter's rows.
+//! outlives the request: the isolate's goes with the panic that interrupts its use, and so does an object's copy of rows.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;

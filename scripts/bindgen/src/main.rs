@@ -3,6 +3,8 @@
 //! The options are those `worker-build` passes: a module whose state can be reset and which learns of an abort, so that a
 //! crashed instance is replaced instead of answering every later request with its error.
 
+mod unwinding;
+
 use std::{env, process::ExitCode};
 
 use wasm_bindgen_cli_support::Bindgen;
@@ -21,7 +23,11 @@ fn main() -> ExitCode {
             .typescript(false)
             .reset_state_function(true)
             .force_enable_abort_handler(true)
-            .generate(out_dir)
+            .generate_output()
+    });
+    let result = result.and_then(|mut output| {
+        unwinding::without_cleanup(output.wasm_mut());
+        output.emit(out_dir)
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
