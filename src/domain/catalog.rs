@@ -3,7 +3,6 @@
 //! Invariant: a catalog that was parsed names only features and meters that it defines, and each gate hostname leads to
 //! one origin.
 
-use std::collections::BTreeMap;
 
 use super::map::Map;
 
@@ -172,7 +171,7 @@ impl Catalog {
                 return wrong(format!("/meters/{name}/charge"), detail);
             }
         }
-        let mut hosts: BTreeMap<&str, &OriginName> = BTreeMap::new();
+        let mut hosts: Map<&str, &OriginName> = Map::new();
         for (name, origin) in &self.origins {
             if let Target::Https(base) = &origin.target
                 && !is_https_base(base)

@@ -5,7 +5,7 @@
 //! fetches it and walks again.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::api_key::{ApiKey, KeyHash, KeyRing, Mode};
@@ -15,6 +15,7 @@ use super::decision::{self, Code, Fail, Tier};
 use super::document::{Document, DocumentKey};
 use super::id::{KeyId, TenantId};
 use super::limit::{self, Admission, Incarnation};
+use super::map::Map;
 use super::name::{OriginName, PlanName};
 use super::path::{CanonicalPath, NotCanonical, Url};
 use super::plan::Plan;
@@ -44,11 +45,11 @@ pub struct Gate {
     me: Incarnation,
     born: u128,
     catalog: Option<Compiled>,
-    plans: BTreeMap<(PlanName, u32), Rc<HeldPlan>>,
+    plans: Map<(PlanName, u32), Rc<HeldPlan>>,
     residents: Cache<TenantId, Resident>,
     /// Keys that were verified, by their text. Only a sound MAC and a listed hash bring a key in here.
     keys: HashMap<Box<str>, Known>,
-    absent: BTreeMap<TenantId, UnixMillis>,
+    absent: Map<TenantId, UnixMillis>,
     /// How many walks found their tenant here, and how many did not.
     pub hits: u64,
     /// See [`Self::hits`].
@@ -74,7 +75,7 @@ pub struct Compiled {
     /// When its owner last said that this is the newest.
     newest_at: UnixMillis,
     origins: Vec<CompiledOrigin>,
-    hosts: BTreeMap<Box<str>, usize>,
+    hosts: Map<Box<str>, usize>,
     default: Option<usize>,
 }
 
@@ -192,10 +193,10 @@ impl Gate {
             me: Incarnation(me),
             born: 0,
             catalog: None,
-            plans: BTreeMap::new(),
+            plans: Map::new(),
             residents: Cache::new(RESIDENT_BYTES),
             keys: HashMap::new(),
-            absent: BTreeMap::new(),
+            absent: Map::new(),
             hits: 0,
             misses: 0,
         }
@@ -468,11 +469,10 @@ impl Gate {
     pub fn note_absent(&mut self, tenant: TenantId, now: UnixMillis) {
         if self.absent.len() >= ABSENT {
             self.absent.retain(|_, until| now < *until);
-            if self.absent.len() >= ABSENT {
-                self.absent.pop_first();
-            }
         }
-        self.absent.insert(tenant, now.plus(ABSENT_MS));
+        if self.absent.len() < ABSENT {
+            self.absent.insert(tenant, now.plus(ABSENT_MS));
+        }
     }
 }
 
@@ -541,7 +541,7 @@ fn credential<'r>(api_key: &'r str, authorization: &'r str) -> Result<&'r str, C
 fn identify(
     keys: &mut HashMap<Box<str>, Known>,
     residents: &mut Cache<TenantId, Resident>,
-    absent: &BTreeMap<TenantId, UnixMillis>,
+    absent: &Map<TenantId, UnixMillis>,
     ring: &KeyRing,
     text: &str,
     request: &Request<'_>,
@@ -598,7 +598,7 @@ enum Equipped {
 fn equip(
     resident: &mut Resident,
     catalog: &Compiled,
-    plans: &BTreeMap<(PlanName, u32), Rc<HeldPlan>>,
+    plans: &Map<(PlanName, u32), Rc<HeldPlan>>,
     now: UnixMillis,
 ) -> Equipped {
     if resident.is_equipped(catalog.document.serial) {
@@ -638,7 +638,7 @@ fn equip(
 impl Compiled {
     fn new(document: Document<Catalog>, now: UnixMillis) -> Result<Self, InvalidRoutes> {
         let mut origins = Vec::new();
-        let mut hosts = BTreeMap::new();
+        let mut hosts = Map::new();
         let mut first = 0;
         for (name, origin) in &document.body.origins {
             let table = RouteTable::compile(origin.routes.clone(), origin.unmatched, origin.case)?;

@@ -1,4 +1,4 @@
-//! Maps of a document: made once, read often, a few dozen entries.
+//! Small maps: made once, read often, a few dozen entries, at most a thousand.
 //!
 //! Invariant: entries are in the order of their keys, each key once. A sorted vector is searched as fast as a tree of this
 //! size, and every type of map costs the Worker a tenth of a `BTreeMap`'s code.
@@ -84,6 +84,11 @@ impl<K: Ord, V> Map<K, V> {
                 None
             }
         }
+    }
+
+    /// Keeps the entries for which `wanted` holds.
+    pub fn retain(&mut self, wanted: impl Fn(&K, &V) -> bool) {
+        self.0.retain(|(key, value)| wanted(key, value));
     }
 
     /// Takes `key` out; what its value was.

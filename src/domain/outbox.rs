@@ -3,12 +3,11 @@
 //! Invariant: an event leaves the outbox only when the ledger confirmed it with the same fingerprint, or when it stands in
 //! quarantine. Nothing is dropped.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::api_key::Mode;
+use super::map::Map;
 use super::name::MeterName;
 use super::time::UnixMillis;
 
@@ -113,7 +112,7 @@ pub fn settle(batch: &[Queued], said: &Said) -> Next {
             }
         },
         Said::Holds(held) => {
-            let held: BTreeMap<(&str, &str), &str> =
+            let held: Map<(&str, &str), &str> =
                 held.iter().map(|(source, id, fingerprint)| ((&**source, &**id), &**fingerprint)).collect();
             let mut next = Next::default();
             for queued in batch {
@@ -135,7 +134,7 @@ pub fn settle(batch: &[Queued], said: &Said) -> Next {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn queued(seq: u64, quantity: u64) -> Queued {
         let event = Event {

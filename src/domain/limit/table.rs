@@ -6,7 +6,7 @@
 //! Rows of every kind are in one ordered map, and so in one table of the shell's: a map for each kind would be compiled nine
 //! times.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -103,7 +103,8 @@ pub(super) trait Stored: Sized {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
     rows: BTreeMap<Place, Row>,
-    touched: BTreeSet<Place>,
+    /// In no order, and perhaps more than once.
+    touched: Vec<Place>,
 }
 
 /// Two memories are the same when they hold the same; what was drained does not matter.
@@ -158,24 +159,26 @@ impl Rows {
 
     /// What changed since the last drain.
     pub(super) fn drain(&mut self) -> Changes {
-        let touched = std::mem::take(&mut self.touched);
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
         touched.into_iter().map(|place| Change { place, row: self.rows.get(&place).cloned() }).collect()
     }
 
     fn touch(&mut self, place: Place) -> Option<&mut Row> {
         let row = self.rows.get_mut(&place)?;
-        self.touched.insert(place);
+        self.touched.push(place);
         Some(row)
     }
 
     fn put(&mut self, place: Place, row: Row) {
-        self.touched.insert(place);
+        self.touched.push(place);
         self.rows.insert(place, row);
     }
 
     fn take(&mut self, place: Place) -> Option<Row> {
         let row = self.rows.remove(&place)?;
-        self.touched.insert(place);
+        self.touched.push(place);
         Some(row)
     }
 }
