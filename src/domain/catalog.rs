@@ -3,7 +3,6 @@
 //! Invariant: a catalog that was parsed names only features and meters that it defines, and each gate hostname leads to
 //! one origin.
 
-
 use super::map::Map;
 
 use serde::{Deserialize, Serialize};

@@ -44,27 +44,26 @@ pub struct PlanContent {
 
 /// A bound on the use of one meter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Limit {
     /// What it bounds.
     pub meter: MeterName,
     /// By how much.
-    #[serde(flatten)]
     pub amount: Amount,
 }
 
 /// A bound, as it is written: its amount is a member of its own name.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
     meter: MeterName,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     rate: Option<Rate>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     quota: Option<Quota>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rate {
     units: u64,
@@ -72,7 +71,7 @@ struct Rate {
     burst: u64,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Quota {
     units: u64,
@@ -89,6 +88,16 @@ impl TryFrom<Written> for Limit {
             _ => return Err("a limit has a rate or a quota, and not both"),
         };
         Ok(Self { meter, amount })
+    }
+}
+
+impl From<Limit> for Written {
+    fn from(Limit { meter, amount }: Limit) -> Self {
+        let (rate, quota) = match amount {
+            Amount::Rate { units, per_ms, burst } => (Some(Rate { units, per_ms, burst }), None),
+            Amount::Quota { units, per } => (None, Some(Quota { units, per })),
+        };
+        Self { meter, rate, quota }
     }
 }
 

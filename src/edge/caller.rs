@@ -24,6 +24,7 @@ use crate::domain::name::{FeatureName, MeterName, ShardName};
 use crate::domain::resident::Resident;
 use crate::domain::time::UnixMillis;
 use crate::portal;
+use crate::wire::change::written;
 use crate::wire::json::{self, List, Object};
 use crate::wire::object::{AskTenant, Books};
 use crate::wire::problem::{Failure, Problem, Snapshot};
@@ -171,7 +172,7 @@ fn shown(object: Object, feature: &FeatureName, entitlement: &Entitlement<'_>) -
     object
         .text("feature", feature.as_str())
         .flag("enabled", entitlement.enabled)
-        .json("value", &entitlement.value.as_json().to_string())
+        .json("value", &written(&entitlement.value.as_json()))
         .text("source", entitlement.source.name())
         .maybe(source, |object, tenant| object.shown("source_tenant", &tenant))
         .maybe(entitlement.until, |object, until| object.number("until", until.0))

@@ -91,10 +91,7 @@ impl CatalogShell {
 impl CatalogObject {
     async fn work(&self, job: Job, now: UnixMillis) -> Result<Option<UnixMillis>, String> {
         match job {
-            Job::Put => {
-                let kv = self.env.kv("DOCUMENTS").map_err(|error| error.to_string())?;
-                publisher::put(&self.tables, &kv).await.map(|()| None).map_err(|error| error.to_string())
-            }
+            Job::Put => publisher::put(&self.tables, &self.env).await.map(|()| None),
             Job::Sign => publisher::sign(&self.tables, &self.config, now).map_err(|error| error.to_string()),
             // These are jobs of tenants.
             Job::Flush | Job::Seal | Job::Tick => Ok(None),

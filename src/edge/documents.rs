@@ -6,6 +6,7 @@ use worker::{Env, console_error};
 
 use super::config::Config;
 use super::isolate;
+use super::kv::Documents;
 use super::object::{Unreachable, answered, ask_catalog, ask_tenant};
 use crate::domain::decision::Code;
 use crate::domain::document::{Document, DocumentKey, Untrusted};
@@ -75,8 +76,8 @@ pub(crate) async fn read_own_change(env: &Env, config: &Config, key: &DocumentKe
     }
 }
 
-async fn from_kv(env: &Env, key: &DocumentKey) -> worker::Result<Option<String>> {
-    Ok(env.kv("DOCUMENTS")?.get(&key.to_string()).text().await?)
+async fn from_kv(env: &Env, key: &DocumentKey) -> Result<Option<String>, String> {
+    Documents::open(env)?.get(&key.to_string()).await
 }
 
 async fn from_owner(env: &Env, config: &Config, key: &DocumentKey) -> Result<Option<String>, Unreachable> {

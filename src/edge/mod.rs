@@ -14,6 +14,7 @@ mod documents;
 pub mod door;
 pub mod gate;
 mod isolate;
+mod kv;
 mod ledger;
 mod object;
 mod operator;

@@ -2,7 +2,6 @@
 //!
 //! Invariant: a tenant's object is found from the tenant's id alone, and the jurisdiction is applied in this one place.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wasm_bindgen::prelude::*;
 use worker::Env;
@@ -10,6 +9,7 @@ use worker::Env;
 use super::config::{Config, Jurisdictions};
 use crate::domain::id::{Jurisdiction, TenantId};
 use crate::domain::limit::Call;
+use crate::wire::change::written;
 use crate::wire::json;
 use crate::wire::object::{AskTenant, LimitAnswer, ToCatalog, ToTenant};
 
@@ -102,11 +102,6 @@ pub(crate) async fn ask_catalog(env: &Env, ask: ToCatalog) -> Result<String, Unr
 /// When it is no `A`: object and asker are of versions that do not go together.
 pub(crate) fn answered<A: DeserializeOwned>(answer: &str) -> Result<A, Unreachable> {
     json::parse(answer).map_err(|error| Unreachable::new(error.to_string()))
-}
-
-/// A message as JSON; nothing that this crate sends can fail to be.
-fn written(message: &impl Serialize) -> String {
-    serde_json::to_string(message).unwrap_or_default()
 }
 
 async fn exchange(stub: Result<Stub, JsValue>, message: String) -> Result<String, Unreachable> {

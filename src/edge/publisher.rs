@@ -3,10 +3,10 @@
 //! Invariant: KV has no compare-and-set, so the owner alone puts, one at a time, from its alarm, and what it stores only
 //! ever has a greater serial than what it stored before.
 
-use worker::kv::KvStore;
-use worker::{Error, Result};
+use worker::{Env, Error, Result};
 
 use super::config::Config;
+use super::kv::Documents;
 use super::storage::{Tables, integer, millis, unreadable};
 use crate::domain::document::{DocumentKey, LIFE_MS};
 use crate::domain::job::Job;
@@ -90,19 +90,23 @@ fn all(rows: &[Row]) -> Result<Vec<Kept>> {
 /// Puts what waits to KV. Plans go before the catalog that names them: names sort so, reversed.
 ///
 /// # Errors
-/// When KV refuses; what was not put still waits.
-pub(crate) async fn put(tables: &Tables, kv: &KvStore) -> Result<()> {
-    let rows = tables
-        .rows("SELECT name, serial, body, signed, signed_ms FROM document WHERE pending ORDER BY name DESC", vec![])?;
-    for row in all(&rows)? {
-        kv.put(&row.name, &row.signed)?.execute().await?;
+/// When KV or the storage refuses; what was not put still waits.
+pub(crate) async fn put(tables: &Tables, env: &Env) -> std::result::Result<(), String> {
+    let documents = Documents::open(env)?;
+    for Kept { name, signed, .. } in waiting(tables).map_err(|error| error.to_string())? {
+        documents.put(&name, &signed).await?;
         // A newer content may have come while KV was answering: it still waits.
-        tables.run(
-            "UPDATE document SET pending = 0 WHERE name = ?1 AND signed = ?2",
-            vec![row.name.into(), row.signed.into()],
-        )?;
+        tables
+            .run("UPDATE document SET pending = 0 WHERE name = ?1 AND signed = ?2", vec![name.into(), signed.into()])
+            .map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+fn waiting(tables: &Tables) -> Result<Vec<Kept>> {
+    let rows = tables
+        .rows("SELECT name, serial, body, signed, signed_ms FROM document WHERE pending ORDER BY name DESC", vec![])?;
+    all(&rows)
 }
 
 /// Signs anew what has lived half of its life at `now`; the content stays. When the next one has.

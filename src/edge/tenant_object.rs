@@ -233,9 +233,8 @@ impl TenantObject {
     }
 
     async fn work(&self, job: Job, now: UnixMillis) -> Result<Option<UnixMillis>, String> {
-        let kv = || self.env.kv("DOCUMENTS").map_err(|error| error.to_string());
         match job {
-            Job::Put => publisher::put(&self.tables, &kv()?).await.map(|()| None).map_err(|error| error.to_string()),
+            Job::Put => publisher::put(&self.tables, &self.env).await.map(|()| None),
             Job::Sign => publisher::sign(&self.tables, &self.config, now).map_err(|error| error.to_string()),
             Job::Flush => {
                 let Some(published) = self.published().map_err(|error| error.to_string())? else { return Ok(None) };

@@ -87,7 +87,7 @@ impl Row {
     /// The whole row as JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        Value::Object(self.0.clone()).to_string()
+        serde_json::to_string(&self.0).unwrap_or_default()
     }
 }
 
