@@ -11,7 +11,7 @@
 use super::verdict::{Parts, Verdict};
 
 /// How many places there are. A place is two characters, of six bits each.
-const PLACES: usize = 1 << 10;
+const PLACES: usize = 1 << 12;
 
 /// What the door keeps, by place.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ impl Kept {
     /// are kept at one place, where the last one stays: that others meet there costs time, and nothing else.
     #[must_use]
     pub fn shorten(&mut self, verdict: Verdict, group: u64) -> String {
-        // The upper bits of a product are mixed best (Fibonacci hashing): ten of them.
-        let place = usize::try_from(group.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54).unwrap_or_default();
+        // The upper bits of a product are mixed best (Fibonacci hashing): twelve of them.
+        let place = usize::try_from(group.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52).unwrap_or_default();
         let (Some(Parts { before, status, body, headers, value }), Some(kept)) =
             (verdict.parts(), self.0.get_mut(place))
         else {
