@@ -16,10 +16,14 @@ const rounds = Number(option("rounds") ?? 5);
 const secs = Number(option("secs") ?? 2);
 const file = option("json") ?? path.join(root, "bench/results/flood.json");
 
-/** The tenant that floods: 200 a second with a burst of 600, as in the design's table. */
-const LIMIT = { units: 200, per_ms: 1_000, burst: 600 };
-/** Paced connections of a flood at 10 times that: each asks, waits for the answer, and pauses. */
-const FLOOD = { connections: 56, paceMs: 20 };
+/**
+ * Tenants that flood: what their plan allows, and a flood of about 10 times that: paced connections, each of which asks, waits for the
+ * answer, and pauses. The larger one is of the design's own table.
+ */
+const FLOODS = [
+  { plan: "small", limit: { units: 20, per_ms: 1_000, burst: 60 }, shape: { connections: 5, paceMs: 24 } },
+  { plan: "large", limit: { units: 200, per_ms: 1_000, burst: 600 }, shape: { connections: 56, paceMs: 20 } },
+];
 const GOOD = { connections: 4 };
 const GATE = `/gate${PATH}`;
 const INVENTED = 20_000;
@@ -41,40 +45,43 @@ async function beside(dir) {
   try {
     await publishCatalog(local, "demo");
     await publishPlan(local, "good", AMPLE);
-    await publishPlan(local, "bad", LIMIT);
+    for (const { plan, limit } of FLOODS) await publishPlan(local, plan, limit);
     // Nearly nothing is left of this one: what is measured of it is the refusal.
     await publishPlan(local, "spent", { units: 1, per_ms: 60_000, burst: 1 });
-    const keys = { good: await addTenants(local, 1, "good"), bad: await addTenants(local, 1, "bad"), spent: await addTenants(local, 1, "spent") };
+    const keys = {};
+    for (const plan of ["good", "spent", ...FLOODS.map(({ plan }) => plan)]) keys[plan] = await addTenants(local, 1, plan);
     await settle(local);
     const url = atAddress(local.url) + GATE;
-    await warm(url, [...keys.good, ...keys.bad]);
+    await warm(url, [...keys.good, ...FLOODS.flatMap(({ plan }) => keys[plan])]);
 
     const gate = { pid: local.pid, url, path: GATE };
     const good = { ...gate, name: "good", keys: keys.good };
-    const floods = {
-      hello: { ...gate, name: "hello world", url: `${atAddress(local.urls.hello)}${GATE}`, keys: keys.bad },
-      bad: { ...gate, name: "a tenant at 10 times its limit", keys: keys.bad },
-      invented: { ...gate, name: "invented keys", keys: [], invented: INVENTED },
-    };
-    const measured = Object.fromEntries(Object.keys(floods).map((name) => [name, []]));
-    for (const target of [good, ...Object.values(floods)]) await load(target, { connections: 4, secs: 1, dir, invented: target.invented });
+    const hello = (plan) => ({ ...gate, name: "hello world", url: `${atAddress(local.urls.hello)}${GATE}`, keys: keys[plan] });
+    const invented = { ...gate, name: "invented keys", keys: [], invented: INVENTED };
+    // Each flood of hello world, and after it those of as many requests.
+    const floods = FLOODS.flatMap(({ plan, limit, shape }) => {
+      const against = { target: hello(plan), shape, measured: [] };
+      const over = { ...gate, name: `a tenant at 10 times its limit of ${limit.units}/s`, keys: keys[plan] };
+      return [against, { target: over, shape, against, measured: [] }, ...(plan === "large" ? [{ target: invented, shape, against, measured: [] }] : [])];
+    });
+    for (const target of [good, ...floods.map(({ target }) => target)]) await load(target, { connections: 4, secs: 1, dir, invented: target.invented });
     for (let round = 0; round < rounds; round += 1) {
-      for (const [name, target] of Object.entries(floods)) {
+      for (const { target, shape, measured } of floods) {
         // The flood begins a little before and ends a little after the tenant that is measured.
-        const flooding = load(target, { ...FLOOD, secs: secs + 1, dir, invented: target.invented, seed: round + 2 });
+        const flooding = load(target, { ...shape, secs: secs + 1, dir, invented: target.invented, seed: round + 2 });
         await new Promise((resolve) => setTimeout(resolve, 500));
         const kept = await load(good, { ...GOOD, secs, dir });
-        measured[name].push({ kept, flood: await flooding });
+        measured.push({ kept, flood: await flooding });
       }
       process.stderr.write(`  round ${round + 1} of ${rounds}\n`);
     }
-    const rows = Object.entries(floods).map(([name, target]) => ({
+    const rows = floods.map(({ target, measured, against }) => ({
       flood: target.name,
-      flood_per_second: median(measured[name].map(({ flood }) => flood.perSecond)),
-      flood_refused: median(measured[name].map(({ flood }) => flood.refused / flood.requests)),
-      good_per_second: median(measured[name].map(({ kept }) => kept.perSecond)),
-      good_failed: measured[name].reduce((sum, { kept }) => sum + kept.refused + kept.failed, 0),
-      ratio: median(measured[name].map(({ kept }, round) => kept.perSecond / measured.hello[round].kept.perSecond)),
+      flood_per_second: median(measured.map(({ flood }) => flood.perSecond)),
+      flood_refused: median(measured.map(({ flood }) => flood.refused / flood.requests)),
+      good_per_second: median(measured.map(({ kept }) => kept.perSecond)),
+      good_failed: measured.reduce((sum, { kept }) => sum + kept.refused + kept.failed, 0),
+      ratio: median(measured.map(({ kept }, round) => kept.perSecond / (against?.measured ?? measured)[round].kept.perSecond)),
     }));
     say(`\n${table(
       ["flood beside a good tenant", "flood req/s", "refused", "good tenant req/s", "ratio", "good tenant refused"],
@@ -83,8 +90,8 @@ async function beside(dir) {
     const kinds = {
       admission: good,
       "refusal: rate": { ...gate, name: "spent", keys: keys.spent },
-      "refusal: invented key": floods.invented,
-      "hello world": floods.hello,
+      "refusal: invented key": invented,
+      "hello world": hello("large"),
     };
     const cpu = Object.fromEntries(Object.keys(kinds).map((name) => [name, []]));
     for (let round = 0; round < rounds; round += 1) {

@@ -178,7 +178,11 @@ fn refuse(problem: &Problem<'_>, resident: Option<&Resident>, tier: Tier, asked:
     };
     let body = verdict.begin_answer(problem.status);
     *body = problem.write(Object::behind(std::mem::take(body))).end();
-    verdict.header("content-type", problem::CONTENT_TYPE).header("cache-control", "no-store");
+    verdict.header("content-type", problem::CONTENT_TYPE);
+    // No cache may store a 429 (RFC 6585, 4), and a flood of them is where a header less is worth most.
+    if problem.status != 429 {
+        verdict.header("cache-control", "no-store");
+    }
     if problem.status == 401 {
         verdict.header("www-authenticate", "Bearer realm=\"tollgate\"");
     }
