@@ -1,7 +1,7 @@
 //! The tenant object: limiter, outbox, publisher and sealer of one tenant, on one thread and in one database.
 //!
-//! Invariant: a message is one transaction, opened by the door around [`TenantShell::call`]. The memory of the limiter is a
-//! copy of its rows: a call that fails drops the copy, and the next one reads the rows.
+//! Invariant: a message is one transaction, opened by the door around [`TenantShell::call`]. What is in memory is a copy of
+//! rows: where the transaction is rolled back, the door has the copies forgotten, and the next message reads the rows.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

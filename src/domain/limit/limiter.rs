@@ -28,7 +28,7 @@ const PRUNED_PER_SECOND: usize = 1_024;
 pub struct Effects {
     /// Events of exact meters, for the outbox.
     pub events: Vec<Event>,
-    /// Counts of leased meters, for the outbox.
+    /// Counts of leased meters, to gather until they go to the outbox.
     pub tallies: Vec<Tally>,
     /// The op is decided by the parent's limiter: send this there and hand its reply to [`Limiter::forwarded`].
     pub forward: Option<Call>,

@@ -230,10 +230,11 @@ pub struct Line {
     pub last: Option<RequestId>,
 }
 
-/// Counts that the limiter accepted for the first time, for the outbox.
+/// Counts that the limiter accepted for the first time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tally {
-    /// The event id, the same however often the report arrives: `{incarnation}-{report}-{line}`.
+    /// The line it is of, the same however often the report arrives: `{incarnation}-{report}-{line}`. What was accepted twice
+    /// would show by it.
     pub id: String,
     /// The limit to bill; none for a count that is only shown.
     pub key: Option<LimitKey>,
