@@ -4,7 +4,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use worker::{Env, Error, Result};
+use wasm_bindgen::JsCast;
+use worker::{Env, Error};
 
 use crate::domain::api_key::{KeyHash, KeyRing};
 use crate::wire::answer::Voice;
@@ -40,12 +41,12 @@ impl Config {
     ///
     /// # Errors
     /// Names the binding that is missing or malformed; never its value.
-    pub(crate) fn read(env: &Env) -> Result<Self> {
+    pub(crate) fn read(env: &Env) -> worker::Result<Self> {
         let document_keys = secrets(env, "DOCUMENT_KEYS")?;
         let documents = document_keys
             .iter()
             .map(|(id, secret)| Ok((id.as_deref().ok_or_else(|| unusable("DOCUMENT_KEYS"))?, secret.as_slice())))
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<worker::Result<Vec<_>>>()?;
         let api_keys = secrets(env, "API_KEY_KEYS")?;
         let origin = secrets(env, "ORIGIN_KEY")?;
         let origin = origin.first().map(|(_, secret)| secret.as_slice()).ok_or_else(|| unusable("ORIGIN_KEY"))?;
@@ -68,7 +69,7 @@ impl Config {
 }
 
 /// A binding's secrets, newest first: `id:base64url,id:base64url`, the id optional.
-fn secrets(env: &Env, binding: &str) -> Result<Vec<(Option<String>, Vec<u8>)>> {
+fn secrets(env: &Env, binding: &str) -> worker::Result<Vec<(Option<String>, Vec<u8>)>> {
     env.secret(binding)
         .map_err(|_| unusable(binding))?
         .to_string()
@@ -83,4 +84,13 @@ fn secrets(env: &Env, binding: &str) -> Result<Vec<(Option<String>, Vec<u8>)>> {
 
 fn unusable(binding: &str) -> Error {
     Error::RustError(format!("binding {binding} is missing or malformed (README, \"Deploy\")"))
+}
+
+/// What the deployment binds under `name`, as the type that it is known to have.
+///
+/// # Errors
+/// When nothing is bound there; says so.
+pub(crate) fn binding<T: JsCast>(env: &Env, name: &str) -> Result<T, String> {
+    let found = js_sys::Reflect::get(env, &name.into()).ok().filter(|value| !value.is_undefined());
+    found.map(JsCast::unchecked_into).ok_or_else(|| format!("no binding {name}"))
 }

@@ -5,6 +5,7 @@
 
 use wasm_bindgen::prelude::*;
 
+use super::config;
 use crate::domain::name::ShardName;
 use crate::wire::json::{self, Invalid, Row};
 use crate::wire::sql::{Param, Statement};
@@ -80,10 +81,7 @@ pub(crate) struct Database(Binding);
 
 impl Database {
     fn open(env: &worker::Env, binding: &str) -> Result<Self, Abort> {
-        match js_sys::Reflect::get(env, &binding.into()) {
-            Ok(database) if !database.is_undefined() => Ok(Self(database.unchecked_into())),
-            _ => Err(Abort::Unavailable(format!("no binding {binding}"))),
-        }
+        config::binding(env, binding).map(Self).map_err(Abort::Unavailable)
     }
 
     /// The control database.

@@ -5,6 +5,8 @@
 use wasm_bindgen::prelude::*;
 use worker::Env;
 
+use super::config;
+
 #[wasm_bindgen]
 extern "C" {
     type Binding;
@@ -23,10 +25,7 @@ impl Documents {
     /// # Errors
     /// When none is.
     pub(crate) fn open(env: &Env) -> Result<Self, String> {
-        match js_sys::Reflect::get(env, &"DOCUMENTS".into()) {
-            Ok(namespace) if !namespace.is_undefined() => Ok(Self(namespace.unchecked_into())),
-            _ => Err("no binding DOCUMENTS".to_owned()),
-        }
+        config::binding(env, "DOCUMENTS").map(Self)
     }
 
     /// The document of this name, if it is seen here.

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use wasm_bindgen::prelude::*;
 use worker::Env;
 
-use super::config::{Config, Jurisdictions};
+use super::config::{self, Config, Jurisdictions};
 use crate::domain::id::{Jurisdiction, TenantId};
 use crate::domain::limit::Call;
 use crate::wire::change::written;
@@ -111,9 +111,5 @@ async fn exchange(stub: Result<Stub, JsValue>, message: String) -> Result<String
 }
 
 fn namespace(env: &Env, binding: &str) -> Result<Namespace, Unreachable> {
-    js_sys::Reflect::get(env, &binding.into())
-        .ok()
-        .filter(|value| !value.is_undefined())
-        .map(JsCast::unchecked_into)
-        .ok_or_else(|| Unreachable::new(format!("no binding {binding}")))
+    config::binding(env, binding).map_err(Unreachable::new)
 }
