@@ -4,20 +4,19 @@
 // an origin. `against` is the target that a ratio is taken to.
 
 import fs from "node:fs";
-import net from "node:net";
 import path from "node:path";
 import zlib from "node:zlib";
 import esbuild from "esbuild";
 import { Log, LogLevel, Miniflare } from "miniflare";
 import { sizes } from "../scripts/build.mjs";
 import { startLocal } from "../scripts/local.mjs";
+import { HOST, freePort } from "../scripts/ports.mjs";
 import { config } from "../scripts/settings.mjs";
 import { PATH, TENANTS, keys, records, vars } from "./fixtures.mjs";
 import { residentMb } from "./machine.mjs";
 import { addTenants, publishCatalog, publishPlan, settle, warm } from "./tenants.mjs";
 
 const here = import.meta.dirname;
-const HOST = "127.0.0.1";
 const GATE = `/gate${PATH}`;
 
 const tollgate = (target) => ({ start: () => startTollgate(target) });
@@ -71,13 +70,6 @@ async function startTollgate(target) {
 
 /** wrk and Node may disagree on what `localhost` is. */
 export const atAddress = (url) => url.replace("localhost", HOST);
-
-const freePort = () => new Promise((resolve, reject) => {
-  const server = net.createServer().on("error", reject).listen(0, HOST, () => {
-    const { port } = server.address();
-    server.close(() => resolve(port));
-  });
-});
 
 const workerds = () => new Set(fs.existsSync("/proc/self/task")
   ? fs.readFileSync(`/proc/${process.pid}/task/${process.pid}/children`, "utf8").split(" ").filter(Boolean).map(Number)

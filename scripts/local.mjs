@@ -7,25 +7,15 @@
 
 import { spawnSync } from "node:child_process";
 import fs from "node:fs";
-import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { Log, LogLevel, Miniflare } from "miniflare";
+import { HOST, freePort } from "./ports.mjs";
 import { config, localSecrets } from "./settings.mjs";
 import { root } from "./tools.mjs";
 
-const HOST = "127.0.0.1";
 const GATE = "tollgate";
 const KEPT_LOG_LINES = 2000;
-
-const freePort = () => new Promise((resolve, reject) => {
-  const server = net.createServer();
-  server.on("error", reject);
-  server.listen(0, HOST, () => {
-    const { port } = server.address();
-    server.close(() => resolve(port));
-  });
-});
 
 /**
  * Starts the Worker. Options, all optional:

@@ -5,20 +5,15 @@
 //   --no-demo    serve without demo data
 
 import fs from "node:fs";
-import net from "node:net";
 import path from "node:path";
 import { build } from "./build.mjs";
+import { isFree } from "./ports.mjs";
 import { Missing, checkMachine, command, has, inPinnedNode, option, say, sinceBegan, stateDir, step } from "./tools.mjs";
 
 const port = Number(option("port") ?? 8787);
 const state = path.join(stateDir, "state");
 /** What the demo printed: API keys are shown once, so what shows them again must have kept them. It ends with the state. */
 const demoFile = path.join(state, "demo.json");
-
-const portIsFree = () => new Promise((resolve) => {
-  const server = net.createServer();
-  server.once("error", () => resolve(false)).listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
-});
 
 async function demo(local) {
   if (fs.existsSync(demoFile)) return JSON.parse(fs.readFileSync(demoFile, "utf8"));
@@ -30,7 +25,7 @@ async function demo(local) {
 
 await command(async () => {
   checkMachine();
-  if (!(await portIsFree())) throw new Missing(`Port ${port} is in use. Stop what holds it, or: npm start -- --port ${port + 1}`);
+  if (!(await isFree(port))) throw new Missing(`Port ${port} is in use. Stop what holds it, or: npm start -- --port ${port + 1}`);
   await build();
   await inPinnedNode();
 
