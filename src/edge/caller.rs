@@ -24,7 +24,7 @@ use crate::domain::name::{FeatureName, MeterName, ShardName};
 use crate::domain::resident::Resident;
 use crate::domain::time::UnixMillis;
 use crate::portal;
-use crate::wire::change::written;
+use crate::wire::json::written;
 use crate::wire::json::{self, List, Object};
 use crate::wire::object::{AskTenant, Books};
 use crate::wire::problem::{Failure, Problem, Snapshot};

@@ -18,8 +18,8 @@ use crate::domain::id::TenantId;
 use crate::domain::name::ShardName;
 use crate::domain::plan::Plan;
 use crate::domain::time::UnixMillis;
-use crate::wire::change::written;
-use crate::wire::json::{self, Invalid, Row};
+use crate::wire::json::written;
+use crate::wire::json::{Invalid, Row};
 use crate::wire::object::{AskTenant, Publication, ToCatalog};
 use crate::wire::rows::{self, ChainRow};
 use crate::wire::sql::{control, shard};
@@ -144,7 +144,7 @@ async fn sweep_catalog(env: &Env, now: UnixMillis) -> Result<(), String> {
 
 fn plan(row: &Row) -> Result<Plan, Invalid> {
     let version = u32::try_from(row.integer("version")?).map_err(|_| Invalid("version"))?;
-    let content = json::parse(row.text("definition")?).map_err(|_| Invalid("definition"))?;
+    let content = row.json("definition")?;
     Ok(Plan { plan: row.parsed("plan")?, version, content })
 }
 

@@ -53,7 +53,7 @@ impl CatalogShell {
         match json::parse(message)? {
             ToCatalog::Document(key) => {
                 let signed = publisher::signed(&self.0.tables, &key).map_err(broken)?;
-                Ok(serde_json::to_string(&DocumentAnswer { signed })?)
+                Ok(json::written(&DocumentAnswer { signed }))
             }
             ToCatalog::Publish(publications) => {
                 for publication in &publications {

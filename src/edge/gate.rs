@@ -335,7 +335,7 @@ fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head) -> String {
         return head.id.to_string();
     }
     let what = (standpoint.key, standpoint.number, &head.idempotency_key);
-    let hash = Sha256::digest(serde_json::to_vec(&what).unwrap_or_default());
+    let hash = Sha256::digest(json::written(&what));
     URL_SAFE_NO_PAD.encode(hash)
 }
 
@@ -351,7 +351,7 @@ fn paid_here(standpoint: &mut Standpoint<'_, '_>, head: &Head, id: OpId, now: Un
     };
     let lease: LeaseId = limits.payer(charge.slot);
     let call = Box::new(limits.record(id, charge, lease, event));
-    serde_json::to_string(&Handle { tenant, call, fail }).unwrap_or_default()
+    json::written(&Handle { tenant, call, fail })
 }
 
 /// What came of asking the limiter.
@@ -441,7 +441,7 @@ fn shown(standpoint: &mut Standpoint<'_, '_>, key: &limit::LimitKey, now: UnixMi
 fn ending(standpoint: &Standpoint<'_, '_>, id: OpId) -> String {
     let call = Box::new(standpoint.resident.limits.end(id, true));
     let handle = Handle { tenant: standpoint.resident.tenant().tenant, call, fail: standpoint.fail() };
-    serde_json::to_string(&handle).unwrap_or_default()
+    json::written(&handle)
 }
 
 /// Takes in what a limiter's answer tells beside the answer.

@@ -8,7 +8,7 @@ use worker::Env;
 use super::d1::{Abort, Database};
 use crate::domain::audit::{Head, Record, seal as link};
 use crate::domain::tenant::Tenant;
-use crate::wire::change::written;
+use crate::wire::json::written;
 use crate::wire::json::{Invalid, Row};
 use crate::wire::sql::shard;
 

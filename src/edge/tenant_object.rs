@@ -105,7 +105,7 @@ impl TenantShell {
             AskTenant::Document => {
                 let signed =
                     publisher::signed(&self.0.tables, &DocumentKey::Tenant(tenant)).map_err(|error| broken(&error))?;
-                Ok(serde_json::to_string(&DocumentAnswer { signed })?)
+                Ok(json::written(&DocumentAnswer { signed }))
             }
             AskTenant::Publish(publication) => {
                 let newer = publisher::publish(&self.0.tables, &self.0.config, &publication, now)
@@ -114,13 +114,13 @@ impl TenantShell {
                     self.0.published.take();
                     self.0.tables.schedule(Job::Seal, now).map_err(|error| broken(&error))?;
                 }
-                Ok(serde_json::to_string(&newer)?)
+                Ok(json::written(&newer))
             }
             AskTenant::Seal => {
                 self.0.tables.schedule(Job::Seal, now).map_err(|error| broken(&error))?;
                 Ok("true".to_owned())
             }
-            AskTenant::Books => Ok(serde_json::to_string(&self.0.books(tenant, now)?)?),
+            AskTenant::Books => Ok(json::written(&self.0.books(tenant, now)?)),
         }
     }
 
@@ -141,7 +141,7 @@ impl TenantShell {
         let Some(call) = self.0.upward.borrow_mut().take() else { return Ok(None) };
         let Some(published) = self.0.published().map_err(|error| broken(&error))? else { return Ok(None) };
         let tenant = published.tenant.tenant;
-        Ok(Some(serde_json::to_string(&Upward { tenant, call: Box::new(call), waits: None })?))
+        Ok(Some(json::written(&Upward { tenant, call: Box::new(call), waits: None })))
     }
 
     /// Sends a call to the parent's limiter; what it said is for [`Self::conclude`].
@@ -169,7 +169,7 @@ impl TenantShell {
             (Reply::default(), Effects::default())
         })?;
         self.0.book(&effects, now)?;
-        Ok(serde_json::to_string(&LimitAnswer { reply: answer, document: None })?)
+        Ok(json::written(&LimitAnswer { reply: answer, document: None }))
     }
 
     /// Does, within a transaction, what of the due jobs needs nobody else: lets time pass at the limiter, and makes events of
@@ -229,7 +229,7 @@ impl TenantObject {
                 .map(|answer| answer.reply),
             None => None,
         };
-        Ok(serde_json::to_string(&(upward, reply))?)
+        Ok(json::written(&(upward, reply)))
     }
 
     async fn work(&self, job: Job, now: UnixMillis) -> Result<Option<UnixMillis>, String> {
@@ -274,9 +274,8 @@ impl TenantObject {
         }
         let rows = self.tables.rows("SELECT serial, body FROM document WHERE name LIKE 'tenant/%'", vec![])?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let body = row.text("body").map_err(|invalid| unreadable(&invalid))?;
-        let serial = row.integer("serial").map_err(|invalid| unreadable(&invalid))?;
-        let published = Rc::new(Published { serial, tenant: json::parse(body)? });
+        let read = || Ok(Published { serial: row.integer("serial")?, tenant: row.json("body")? });
+        let published = Rc::new(read().map_err(|invalid: json::Invalid| unreadable(&invalid))?);
         *self.published.borrow_mut() = Some(Rc::clone(&published));
         Ok(Some(published))
     }
@@ -287,7 +286,7 @@ impl TenantObject {
         self.book(&effects, now)?;
         if let (Some(above), Some(op)) = (forward, &call.op) {
             let upward = Upward { tenant, call: Box::new(above), waits: Some((op.id(), reply)) };
-            return Ok(format!("above\n{}", serde_json::to_string(&upward)?));
+            return Ok(format!("above\n{}", json::written(&upward)));
         }
         let newest = self.published().map_err(|error| broken(&error))?.map_or(0, |published| published.serial);
         let mut reply = reply;
@@ -297,7 +296,7 @@ impl TenantObject {
         } else {
             None
         };
-        Ok(serde_json::to_string(&LimitAnswer { reply, document })?)
+        Ok(json::written(&LimitAnswer { reply, document }))
     }
 
     /// Runs a step of the limiter and stores what it changed. The copy in memory is put back only when all of that went well.
@@ -317,7 +316,7 @@ impl TenantObject {
         let (mut written, mut gone) = (Vec::new(), Vec::new());
         for change in limiter.changes() {
             match change.row {
-                Some(row) => written.push((change.place.to_string(), serde_json::to_string(&row)?)),
+                Some(row) => written.push((change.place.to_string(), json::written(&row))),
                 None => gone.push(change.place.to_string()),
             }
         }
@@ -326,14 +325,14 @@ impl TenantObject {
             .run(
                 "INSERT INTO limiter (place, body) SELECT value ->> 0, value ->> 1 FROM json_each(?1) WHERE true
                  ON CONFLICT (place) DO UPDATE SET body = excluded.body",
-                vec![serde_json::to_string(&written)?.into()],
+                vec![json::written(&written).into()],
             )
             .map_err(|error| broken(&error))?;
         if !gone.is_empty() {
             self.tables
                 .run(
                     "DELETE FROM limiter WHERE place IN (SELECT value FROM json_each(?1))",
-                    vec![serde_json::to_string(&gone)?.into()],
+                    vec![json::written(&gone).into()],
                 )
                 .map_err(|error| broken(&error))?;
         }
@@ -349,11 +348,8 @@ impl TenantObject {
 
     fn restore(&self, tenant: TenantId) -> worker::Result<Limiter> {
         let rows = self.tables.rows("SELECT place, body FROM limiter", vec![])?;
-        let rows = rows.iter().map(|row| {
-            let place = row.parsed("place").map_err(|invalid| unreadable(&invalid))?;
-            Ok((place, json::parse(row.text("body").map_err(|invalid| unreadable(&invalid))?)?))
-        });
-        let rows = rows.collect::<worker::Result<Vec<_>>>()?;
+        let rows = rows.iter().map(|row| Ok((row.parsed("place")?, row.json("body")?)));
+        let rows = rows.collect::<Result<Vec<_>, _>>().map_err(|invalid| unreadable(&invalid))?;
         let random = isolate::random()?;
         Ok(Limiter::restore(rows).unwrap_or_else(|| Limiter::new(tenant, Incarnation(random))))
     }
@@ -406,7 +402,7 @@ impl TenantObject {
             // The limiter counts nothing twice; a second time here is a repetition of the very same.
             self.tables.run(
                 "INSERT INTO outbox (source, event_id, body) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-                vec![event.source.as_str().into(), event.id.as_str().into(), serde_json::to_string(event)?.into()],
+                vec![event.source.as_str().into(), event.id.as_str().into(), json::written(event).into()],
             )?;
         }
         Ok(())

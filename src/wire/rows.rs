@@ -141,7 +141,7 @@ pub fn entry(event: &Event) -> String {
         .number("at", event.at.0)
         .json("quantity", &format!("{sign}{}", event.quantity))
         .maybe(event.reverses.as_deref(), |object, id| object.text("reverses", id))
-        .json("detail", &event.detail.to_string())
+        .json("detail", &json::written(&event.detail))
         .text("fingerprint", &event.fingerprint())
         .end()
 }

@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use super::{Asked, Record, written};
+use super::{Asked, Record, misfit};
 use crate::domain::catalog::{Catalog, Head, Inconsistent, Meter, Origin};
 use crate::domain::decision::Code;
 use crate::domain::feature::{Definition, KillSwitch};
@@ -12,6 +12,7 @@ use crate::domain::name::{FeatureName, MeterName, OriginName, PlanName};
 use crate::domain::plan::{Plan, PlanContent};
 use crate::domain::time::UnixMillis;
 use crate::wire::json::Object;
+use crate::wire::json::written;
 use crate::wire::problem::Failure;
 use crate::wire::sql::{Sql, Statement, control};
 
@@ -163,8 +164,7 @@ fn sound(content: &PlanContent, catalog: &Catalog) -> Result<(), Failure> {
             return Err(Failure::at(format!("#/features/{name}"), format!("there is no feature {name}")));
         };
         if !definition.kind.accepts(value) {
-            let detail = format!("a {} feature cannot be {}", definition.kind.name(), value.as_json());
-            return Err(Failure::at(format!("#/features/{name}"), detail));
+            return Err(Failure::at(format!("#/features/{name}"), misfit(definition.kind, value)));
         }
     }
     for (name, limit) in &content.limits {

@@ -8,13 +8,13 @@ pub mod tenant;
 
 use std::str::FromStr;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::json;
 use super::problem::Failure;
 use crate::domain::api_key::KeyRing;
 use crate::domain::decision::Code;
+use crate::domain::feature::{Kind, Value};
 use crate::domain::path::CanonicalPath;
 use crate::domain::time::UnixMillis;
 
@@ -84,8 +84,7 @@ pub struct Record {
     pub detail: String,
 }
 
-/// A value as JSON; nothing that this crate stores can fail to be.
-#[must_use]
-pub fn written(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
+/// Why a feature of this kind cannot have this value.
+fn misfit(kind: Kind, value: &Value) -> String {
+    format!("a {} feature cannot be {}", kind.name(), json::written(&value.as_json()))
 }

@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-use super::{Asked, Record, written};
+use super::{Asked, Record, misfit};
 use crate::domain::api_key::{KeyRing, Mode};
 use crate::domain::catalog::Catalog;
 use crate::domain::decision::Code;
@@ -16,6 +16,7 @@ use crate::domain::tally::MINUTE_MS;
 use crate::domain::tenant::{LimitOverride, Relation, Status, Subscription};
 use crate::domain::time::UnixMillis;
 use crate::wire::json::Object;
+use crate::wire::json::written;
 use crate::wire::problem::{Failure, Fault};
 use crate::wire::rows::ChainRow;
 use crate::wire::sql::{Sql, Statement, shard};
@@ -154,7 +155,7 @@ pub fn put_override(asked: &Asked<'_>, facts: &Facts) -> Result<Edit, Failure> {
     let definition =
         definition.ok_or_else(|| Failure::new(Code::NotFound).because(format!("there is no feature {feature}")))?;
     if !definition.kind.accepts(&set.value) {
-        let detail = format!("a {} feature cannot be {}", definition.kind.name(), set.value.as_json());
+        let detail = misfit(definition.kind, &set.value);
         return Err(Fault { detail, pointer: "#/value".into(), code: Code::WrongType }.into());
     }
     let sql = shard::PUT_FEATURE_OVERRIDE;

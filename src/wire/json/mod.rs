@@ -4,6 +4,6 @@ mod read;
 mod row;
 mod write;
 
-pub use read::{MAX_DEPTH, MAX_SAFE, parse, read, read_tree};
+pub use read::{MAX_DEPTH, MAX_SAFE, Unreadable, parse, read, read_tree};
 pub use row::{Invalid, Row, rows};
-pub use write::{List, Object, quoted};
+pub use write::{List, Object, quoted, written};

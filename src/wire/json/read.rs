@@ -61,12 +61,24 @@ pub fn read_tree(bytes: &[u8], max_len: usize) -> Result<Value, Fault> {
 ///
 /// # Errors
 /// When it is not JSON, or not a `T`.
-pub fn parse<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, serde_json::Error> {
-    whole(text).map_err(|error| de::Error::custom(error.0.detail))
+pub fn parse<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Unreadable> {
+    whole(text).map_err(|error| Unreadable(error.0.detail))
 }
 
+/// A text is not what this crate writes; it says why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable(String);
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
 fn whole<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Mismatch> {
-    let mut reader = Reader { text, at: 0, depth: DEEPEST };
+    let mut reader = Reader::of(text, DEEPEST);
     reader.peek();
     let at = reader.at;
     let value = T::deserialize(&mut reader).map_err(|error| error.within(at))?;
@@ -81,7 +93,7 @@ fn sound(bytes: &[u8], max_len: usize) -> Result<&str, Fault> {
         return Err(fault(Code::BodyTooLarge, format!("the body has more than {max_len} bytes")));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| fault(Code::MalformedJson, error.to_string()))?;
-    let mut reader = Reader { text, at: 0, depth: MAX_DEPTH };
+    let mut reader = Reader::of(text, MAX_DEPTH);
     reader.check().and_then(|()| reader.end()).map_err(|error| error.fault(text))?;
     Ok(text)
 }
@@ -100,7 +112,7 @@ fn pointer(text: &str, offset: usize) -> String {
         Item(usize),
         Member(Option<Cow<'t, str>>),
     }
-    let mut reader = Reader { text, at: 0, depth: 0 };
+    let mut reader = Reader::of(text, 0);
     let mut parts = Vec::new();
     while let Some(byte) = reader.peek() {
         let at = reader.at;
@@ -220,9 +232,17 @@ impl de::Error for Mismatch {
     /// serde calls this for a number that does not fit the wanted integer, and for a text that is no variant.
     #[cold]
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        let number = matches!(found, Unexpected::Unsigned(_) | Unexpected::Signed(_) | Unexpected::Float(_));
-        let code = if number { Code::NumberOutOfRange } else { Code::InvalidValue };
-        Self::new(code, format_args!("{found} where {} is wanted", wanted(expected)))
+        let wanted = wanted(expected);
+        match found {
+            Unexpected::Unsigned(number) => {
+                Self::new(Code::NumberOutOfRange, format_args!("{number} where {wanted} is wanted"))
+            }
+            Unexpected::Signed(number) => {
+                Self::new(Code::NumberOutOfRange, format_args!("{number} where {wanted} is wanted"))
+            }
+            Unexpected::Str(text) => Self::new(Code::InvalidValue, format_args!("`{text}` where {wanted} is wanted")),
+            _ => Self::new(Code::InvalidValue, format_args!("{} where {wanted} is wanted", kind(found))),
+        }
     }
 
     #[cold]
@@ -299,9 +319,49 @@ struct Reader<'de> {
     at: usize,
     /// How many more levels may open here.
     depth: usize,
+    /// What the next identifier may be.
+    names: Names,
+}
+
+/// The names of a struct's members, or of an enum's variants. serde's visitors take a place among them too, so they are looked
+/// up here for all types, and no type has code for it.
+#[derive(Clone, Copy)]
+struct Names {
+    known: &'static [&'static str],
+    unknown: fn(&str, &'static [&'static str]) -> Mismatch,
+}
+
+impl Names {
+    const fn members(known: &'static [&'static str]) -> Self {
+        Self { known, unknown: <Mismatch as de::Error>::unknown_field }
+    }
+
+    const fn variants(known: &'static [&'static str]) -> Self {
+        Self { known, unknown: <Mismatch as de::Error>::unknown_variant }
+    }
 }
 
 impl<'de> Reader<'de> {
+    const fn of(text: &'de str, depth: usize) -> Self {
+        Self { text, at: 0, depth, names: Names::members(&[]) }
+    }
+
+    /// The place of the name here among those that are known; one beyond all where it is unknown.
+    fn place(&mut self) -> Result<u64, Mismatch> {
+        let name = self.string()?;
+        Ok(self.names.known.iter().position(|known| *known == name).map_or(u64::MAX, |place| place as u64))
+    }
+
+    /// The name at `at` is unknown, to a type that ignores none.
+    #[cold]
+    fn unknown(&mut self, at: usize) -> Mismatch {
+        self.at = at;
+        match self.string() {
+            Ok(name) => (self.names.unknown)(&name, self.names.known),
+            Err(error) => error,
+        }
+    }
+
     /// The next byte that is no white space.
     fn peek(&mut self) -> Option<u8> {
         let rest = self.text.as_bytes().get(self.at..)?;
@@ -369,8 +429,8 @@ impl<'de> Reader<'de> {
                     let string = if plain {
                         Cow::Borrowed(rest.get(1..at).unwrap_or_default())
                     } else {
-                        let quoted = rest.get(..=at).unwrap_or_default();
-                        Cow::Owned(serde_json::from_str(quoted).map_err(|_| self.malformed("a sound string"))?)
+                        let escaped = rest.get(1..at).unwrap_or_default();
+                        Cow::Owned(unescaped(escaped).ok_or_else(|| self.malformed("a sound string"))?)
                     };
                     self.at += at + 1;
                     return Ok(string);
@@ -501,17 +561,17 @@ impl<'de> Reader<'de> {
             return Err(self.other(&visitor));
         }
         self.open()?;
-        let value = visitor.visit_seq(Within { reader: &mut *self, first: true })?;
+        let value = visitor.visit_seq(Within { reader: &mut *self, first: true, names: &[] })?;
         self.close(b']')?;
         Ok(value)
     }
 
-    fn members<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn members<V: Visitor<'de>>(&mut self, names: &'static [&'static str], visitor: V) -> Result<V::Value, Mismatch> {
         if self.peek() != Some(b'{') {
             return Err(self.other(&visitor));
         }
         self.open()?;
-        let value = visitor.visit_map(Within { reader: &mut *self, first: true })?;
+        let value = visitor.visit_map(Within { reader: &mut *self, first: true, names })?;
         self.close(b'}')?;
         Ok(value)
     }
@@ -532,6 +592,47 @@ impl<'de> Reader<'de> {
     }
 }
 
+/// What a string with escapes stands for (RFC 8259, section 7), if each is one: a surrogate alone is none.
+fn unescaped(escaped: &str) -> Option<String> {
+    let mut parts = escaped.split('\\');
+    let mut text = String::from(parts.next()?);
+    // The text behind each backslash, up to the next one.
+    while let Some(part) = parts.next() {
+        let mut rest = part.chars();
+        let unit = |chars: &mut std::str::Chars<'_>| {
+            let digits =
+                chars.as_str().get(..4).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+            *chars = chars.as_str().get(4..)?.chars();
+            u16::from_str_radix(digits, 16).ok()
+        };
+        text.push(match rest.next() {
+            // Nothing between two backslashes: the second was escaped, and what follows it is plain.
+            None => {
+                rest = parts.next()?.chars();
+                '\\'
+            }
+            Some(plain @ ('"' | '/')) => plain,
+            Some('b') => '\x08',
+            Some('f') => '\x0c',
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('t') => '\t',
+            Some('u') => match unit(&mut rest)? {
+                // The first of a pair: nothing may stand between it and the second.
+                first @ 0xd800..=0xdbff if rest.as_str().is_empty() => {
+                    rest = parts.next()?.strip_prefix('u')?.chars();
+                    let second = unit(&mut rest)?;
+                    char::decode_utf16([first, second]).next()?.ok()?
+                }
+                unit => char::from_u32(unit.into())?,
+            },
+            Some(_) => return None,
+        });
+        text.push_str(rest.as_str());
+    }
+    Some(text)
+}
+
 impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
     type Error = Mismatch;
 
@@ -542,7 +643,7 @@ impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
             Some(b'f') => self.literal("false").and_then(|()| visitor.visit_bool(false)),
             Some(b'"') => self.deserialize_str(visitor),
             Some(b'[') => self.items(visitor),
-            Some(b'{') => self.members(visitor),
+            Some(b'{') => self.members(&[], visitor),
             _ => {
                 let number = self.number()?;
                 match (number.as_u64(), number.as_i64(), number.as_f64()) {
@@ -594,7 +695,9 @@ impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
     }
 
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        self.deserialize_str(visitor)
+        let at = self.at;
+        let place = self.place()?;
+        visitor.visit_u64(place).map_err(|_: Mismatch| self.unknown(at))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
@@ -616,36 +719,36 @@ impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
         self.items(visitor)
     }
 
-    /// An object and nothing else: serde would also take an array, by position, which no page documents.
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        self.members(visitor)
+        self.members(&[], visitor)
     }
 
+    /// An object and nothing else: serde would also take an array, by position, which no page documents.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
-        _: &'static [&'static str],
+        names: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
-        self.members(visitor)
+        self.members(names, visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
-        _: &'static [&'static str],
+        names: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
         let at = self.at;
         let other = || Mismatch::new(Code::WrongType, format_args!("a string, or an object of one member, is wanted"));
         match self.peek() {
-            Some(b'"') => visitor.visit_enum(Variant { reader: self, holds: false }),
+            Some(b'"') => visitor.visit_enum(Variant { reader: self, holds: false, names }),
             Some(b'{') => {
                 self.open()?;
                 if self.peek() != Some(b'"') {
                     return Err(other().within(at));
                 }
-                let value = visitor.visit_enum(Variant { reader: &mut *self, holds: true })?;
+                let value = visitor.visit_enum(Variant { reader: &mut *self, holds: true, names })?;
                 self.close(b'}').map_err(|_| other().within(at))?;
                 Ok(value)
             }
@@ -662,6 +765,7 @@ impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
 struct Within<'a, 'de> {
     reader: &'a mut Reader<'de>,
     first: bool,
+    names: &'static [&'static str],
 }
 
 impl<'de> SeqAccess<'de> for Within<'_, 'de> {
@@ -687,6 +791,7 @@ impl<'de> MapAccess<'de> for Within<'_, 'de> {
         if self.reader.peek() != Some(b'"') {
             return Err(self.reader.malformed("a name"));
         }
+        self.reader.names = Names::members(self.names);
         seed.deserialize(&mut *self.reader).map(Some).map_err(|error| error.within(at))
     }
 
@@ -701,6 +806,7 @@ impl<'de> MapAccess<'de> for Within<'_, 'de> {
 struct Variant<'a, 'de> {
     reader: &'a mut Reader<'de>,
     holds: bool,
+    names: &'static [&'static str],
 }
 
 impl<'a, 'de> Variant<'a, 'de> {
@@ -720,6 +826,7 @@ impl<'de> EnumAccess<'de> for Variant<'_, 'de> {
 
     fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Mismatch> {
         let at = self.reader.at;
+        self.reader.names = Names::variants(self.names);
         let variant = seed.deserialize(&mut *self.reader).map_err(|error| error.within(at))?;
         if self.holds {
             self.reader.colon()?;
@@ -745,9 +852,9 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
         self.held().and_then(|reader| reader.items(visitor)).map_err(|error| error.within(at))
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Mismatch> {
+    fn struct_variant<V: Visitor<'de>>(self, names: &'static [&'static str], visitor: V) -> Result<V::Value, Mismatch> {
         let at = self.reader.at;
-        self.held().and_then(|reader| reader.members(visitor)).map_err(|error| error.within(at))
+        self.held().and_then(|reader| reader.members(names, visitor)).map_err(|error| error.within(at))
     }
 }
 
@@ -856,7 +963,7 @@ mod tests {
     fn words_of_rust_do_not_reach_the_reader() {
         for (body, detail) in [
             ("{\"cost\":\"1\",\"feature\":\"a\"}", "a string where an integer of 0 or more is wanted"),
-            ("{\"small\":300,\"feature\":\"a\"}", "integer `300` where an integer of 0 to 255 is wanted"),
+            ("{\"small\":300,\"feature\":\"a\"}", "300 where an integer of 0 to 255 is wanted"),
             ("[]", "an array where an object is wanted"),
             ("{\"feature\":\"a\",\"tags\":[]}", "an array where an object is wanted"),
             ("{\"feature\":\"a\",\"mode\":1}", "an integer where a string is wanted"),
@@ -908,6 +1015,16 @@ mod tests {
             let bytes = serde_json::to_vec(&tree).unwrap();
             prop_assert_eq!(&read_tree(&bytes, bytes.len()).unwrap(), &tree);
             prop_assert_eq!(read::<Value>(&bytes, bytes.len()).unwrap(), tree);
+        }
+
+        /// Escapes mean what another reader says that they mean, and what it refuses is refused.
+        #[test]
+        fn escapes_are_read_as_serde_json_reads_them(parts in proptest::collection::vec(
+            "[a\\u{e9}dD8]|\\\\[\"\\\\/bfnrtux]|\\\\u[0-9a-fA-F]{3,5}|\\\\u[dD][89abcdAB][0-9a-f]{2}", 0..8)
+        ) {
+            let quoted = format!("\"{}\"", parts.concat());
+            let theirs = serde_json::from_str::<String>(&quoted);
+            prop_assert_eq!(parse::<String>(&quoted).ok(), theirs.ok(), "{}", quoted);
         }
 
         #[test]

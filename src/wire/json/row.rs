@@ -7,9 +7,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::parse;
+use super::{parse, written};
 
 /// A row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +66,14 @@ impl Row {
         self.text(column)?.parse().map_err(|_| Invalid(column))
     }
 
+    /// A column of JSON that holds a `T`.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Invalid> {
+        parse(self.text(column)?).map_err(|_| Invalid(column))
+    }
+
     /// A column of integers; none where it is NULL.
     ///
     /// # Errors
@@ -87,7 +96,7 @@ impl Row {
     /// The whole row as JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        serde_json::to_string(&self.0).unwrap_or_default()
+        written(&self.0)
     }
 }
 

@@ -8,6 +8,14 @@
 
 use std::fmt::{Display, Write as _};
 
+use serde::Serialize;
+
+/// A value as JSON; nothing that this crate stores can fail to be.
+#[must_use]
+pub fn written(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
 /// Appends `text` as a JSON string.
 pub fn quoted(out: &mut String, text: &str) {
     out.push('"');
