@@ -3,10 +3,8 @@
 //! Invariant: whatever was put or removed since the last drain is in the next one. A row is written only through [`Rows`],
 //! which notes it.
 //!
-//! Rows of every kind are in one ordered map, and so in one table of the shell's: a map for each kind would be compiled nine
-//! times.
+//! Rows of every kind are in one order, and so in one table of the shell's: a map for each kind would be compiled nine times.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -99,10 +97,97 @@ pub(super) trait Stored: Sized {
     fn of_mut(row: &mut Row) -> Option<&mut Self>;
 }
 
+/// The most rows in a part: what an insertion moves is within a microsecond.
+const PART: usize = 64;
+
+/// Rows in the order of their places, in parts none of which is empty. A tree of std's would be a fiftieth of the Worker.
+#[derive(Clone, Debug, Default)]
+struct Parts(Vec<Vec<(Place, Row)>>);
+
+impl Parts {
+    /// The part in which a row is or would be, and where in it.
+    fn find(&self, place: Place) -> (usize, Result<usize, usize>) {
+        let begins_before = |part: &Vec<(Place, Row)>| part.first().is_some_and(|(first, _)| *first <= place);
+        let part = self.0.partition_point(begins_before).saturating_sub(1);
+        let rows = self.0.get(part).map_or(&[] as &[_], Vec::as_slice);
+        (part, rows.binary_search_by_key(&place, |(place, _)| *place))
+    }
+
+    fn get(&self, place: Place) -> Option<&Row> {
+        let (part, at) = self.find(place);
+        self.0.get(part)?.get(at.ok()?).map(|(_, row)| row)
+    }
+
+    fn get_mut(&mut self, place: Place) -> Option<&mut Row> {
+        let (part, at) = self.find(place);
+        self.0.get_mut(part)?.get_mut(at.ok()?).map(|(_, row)| row)
+    }
+
+    fn insert(&mut self, place: Place, row: Row) {
+        let (part, at) = self.find(place);
+        let Some(rows) = self.0.get_mut(part) else { return self.0.push(vec![(place, row)]) };
+        match at {
+            Ok(at) => drop(rows.get_mut(at).map(|held| held.1 = row)),
+            Err(at) => rows.insert(at, (place, row)),
+        }
+        if rows.len() > PART {
+            let upper = rows.split_off(PART / 2);
+            self.0.insert(part + 1, upper);
+        }
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Row> {
+        let (part, at) = self.find(place);
+        let rows = self.0.get_mut(part)?;
+        let (_, row) = rows.remove(at.ok()?);
+        if rows.is_empty() {
+            self.0.remove(part);
+        }
+        Some(row)
+    }
+
+    /// The rows from one place to another, both included.
+    fn range(&self, from: Place, to: Place) -> Range<'_> {
+        let (part, at) = self.find(from);
+        Range { parts: &self.0, part, at: at.unwrap_or_else(|at| at), to }
+    }
+}
+
+/// Rows one after the other.
+#[derive(Clone)]
+struct Range<'a> {
+    parts: &'a [Vec<(Place, Row)>],
+    part: usize,
+    at: usize,
+    to: Place,
+}
+
+impl<'a> Iterator for Range<'a> {
+    type Item = &'a (Place, Row);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut part = self.parts.get(self.part)?;
+        if self.at == part.len() {
+            (self.part, self.at) = (self.part + 1, 0);
+            part = self.parts.get(self.part)?;
+        }
+        let row = part.get(self.at).filter(|(place, _)| *place <= self.to)?;
+        self.at += 1;
+        Some(row)
+    }
+}
+
+/// Two are the same when they hold the same, wherever their parts end.
+impl PartialEq for Parts {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.iter().flatten().eq(other.0.iter().flatten())
+    }
+}
+
 /// Ordered rows that note which of them changed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
-    rows: BTreeMap<Place, Row>,
+    rows: Parts,
     /// In no order, and perhaps more than once.
     touched: Vec<Place>,
 }
@@ -116,7 +201,7 @@ impl PartialEq for Rows {
 
 impl Rows {
     pub(super) fn get<V: Stored>(&self, key: V::Key) -> Option<&V> {
-        self.rows.get(&V::place(key)).and_then(V::of)
+        self.rows.get(V::place(key)).and_then(V::of)
     }
 
     pub(super) fn get_mut<V: Stored>(&mut self, key: V::Key) -> Option<&mut V> {
@@ -144,7 +229,7 @@ impl Rows {
     fn range<V: Stored + 'static>(&self, limits: RangeInclusive<KeyNo>) -> impl Iterator<Item = (V::Key, &V)> + Clone {
         let from = Place { kind: V::KIND, limit: *limits.start(), rest: 0 };
         let to = Place { kind: V::KIND, limit: *limits.end(), rest: u128::MAX };
-        self.rows.range(from..=to).filter_map(|(place, row)| Some((V::key(*place), V::of(row)?)))
+        self.rows.range(from, to).filter_map(|(place, row)| Some((V::key(*place), V::of(row)?)))
     }
 
     /// The keys of the rows for which `wanted` holds, to change them one by one; at most `most` of them.
@@ -162,11 +247,11 @@ impl Rows {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
         touched.dedup();
-        touched.into_iter().map(|place| Change { place, row: self.rows.get(&place).cloned() }).collect()
+        touched.into_iter().map(|place| Change { place, row: self.rows.get(place).cloned() }).collect()
     }
 
     fn touch(&mut self, place: Place) -> Option<&mut Row> {
-        let row = self.rows.get_mut(&place)?;
+        let row = self.rows.get_mut(place)?;
         self.touched.push(place);
         Some(row)
     }
@@ -177,7 +262,7 @@ impl Rows {
     }
 
     fn take(&mut self, place: Place) -> Option<Row> {
-        let row = self.rows.remove(&place)?;
+        let row = self.rows.remove(place)?;
         self.touched.push(place);
         Some(row)
     }
@@ -242,6 +327,38 @@ const fn low(rest: u128) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::time::UnixMillis;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    proptest! {
+        /// Parts are a map: whatever is put in and taken out, in any order, and whatever is asked.
+        #[test]
+        fn parts_hold_what_a_map_holds(
+            steps in proptest::collection::vec((0_u8..4, 0_u128..400), 0..1200), from in 0_u128..400, len in 0_u128..400
+        ) {
+            let place = |rest| Place { kind: "sender", limit: 0, rest };
+            let row = |at: usize| Row::Reporter(Reporter { number: at as u64, heard: UnixMillis(0) });
+            let (mut parts, mut map) = (Parts::default(), BTreeMap::new());
+            for (at, (what, rest)) in steps.into_iter().enumerate() {
+                let place = place(rest);
+                if what == 0 {
+                    prop_assert_eq!(parts.remove(place), map.remove(&place));
+                } else {
+                    parts.insert(place, row(at));
+                    map.insert(place, row(at));
+                }
+                prop_assert_eq!(parts.get(place), map.get(&place));
+                prop_assert_eq!(parts.get_mut(place), map.get_mut(&place));
+            }
+            let (from, to) = (place(from), place(from + len));
+            prop_assert!(parts.range(from, to).map(|(place, row)| (place, row)).eq(map.range(from..=to)));
+            prop_assert!(parts.0.iter().all(|part| (1..=PART).contains(&part.len())));
+            let mut again = Parts::default();
+            map.into_iter().rev().for_each(|(place, row)| again.insert(place, row));
+            prop_assert_eq!(parts, again);
+        }
+    }
 
     #[test]
     fn places_round_trip() {

@@ -528,10 +528,11 @@ impl<'de> Reader<'de> {
             }
             Some(b'{') => {
                 self.open()?;
-                let mut names = std::collections::BTreeSet::new();
+                // Any map with names would do; of this one there is code already.
+                let mut names = serde_json::Map::new();
                 while self.another(&mut first, b'}')? {
                     let at = self.at;
-                    if !names.insert(self.string()?) {
+                    if names.insert(self.string()?.into_owned(), Value::Null).is_some() {
                         return Err(<Mismatch as de::Error>::duplicate_field("").within(at));
                     }
                     self.colon()?;
