@@ -2,8 +2,8 @@
 //
 //   1. cargo      the crate, with its own std
 //   2. bindgen    the JavaScript glue, and the module fitted to it, without the code that would clean up after a panic
-//   3. wasm-opt   the module, smaller
-//   4. esbuild    src/entry.js with the glue, in one minified file
+//   3. esbuild    src/entry.js with the glue, in one minified file
+//   4. wasm-opt   the module without what that file never calls, and smaller
 //
 // It is what `worker-build --panic-unwind` does, with four differences: the pinned stable toolchain instead of a nightly,
 // nothing that takes minutes to install, a panic that frees nothing on its way (scripts/bindgen/src/unwinding.rs: a tenth of
@@ -42,11 +42,11 @@ const WORKER = {
 };
 
 /** Named one by one: `--all-features` emits a module that workerd refuses. These are what rustc uses, and unwinding's exceptions. */
-const FEATURES = ["mutable-globals", "sign-ext", "nontrapping-float-to-int", "bulk-memory", "multivalue", "reference-types", "exception-handling"];
+const FEATURES = ["mutable-globals", "sign-ext", "nontrapping-float-to-int", "bulk-memory", "multivalue", "reference-types", "exception-handling"]
+  .map((feature) => `--enable-${feature}`);
 /** Nothing is inlined beyond what the compiler did, and functions of one name lie side by side: the same code for many types is
  * then within gzip's window. Together that is a tenth of what is sent. */
-const WASM_OPT = ["-Os", "-aimfs", "0", "-fimfs", "0", "-ocimfs", "0", "--reorder-functions-by-name", "--strip-debug", "--strip-producers",
-  ...FEATURES.map((feature) => `--enable-${feature}`)];
+const WASM_OPT = ["-Os", "-aimfs", "0", "-fimfs", "0", "-ocimfs", "0", "--reorder-functions-by-name", "--strip-debug", "--strip-producers"];
 
 const cargo = (title, cwd, args, env) => step(title, (onLine) => run("cargo", args, { cwd, env, onLine, title }));
 
@@ -56,16 +56,41 @@ const buildBindgen = () => unlessDone(".tools/bindgen.stamp", hashOf(["scripts/b
 const compile = () => unlessDone("target/worker/stamp", hashOf(["src", "schema", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml"], JSON.stringify(WORKER)), [RAW], () =>
   cargo("Worker, Rust to wasm", root, WORKER.args, WORKER.env));
 
-const bind = () => unlessDone("build/.glue", hashOf([RAW, "scripts/bindgen"]), GLUE, () =>
+const bind = () => unlessDone("build/.glue", hashOf([RAW, "scripts/bindgen", "src/entry.js", "scripts/build.mjs"]), GLUE, () =>
   step("glue", async () => {
     await run(BINDGEN, [RAW, "build/glue"]);
     // workerd imports a module as WebAssembly.Module already; "import source" is not yet syntax there.
-    const file = path.join(root, GLUE[0]);
-    fs.writeFileSync(file, fs.readFileSync(file, "utf8").replace("import source ", "import "));
+    const glue = text(GLUE[0]).replace("import source ", "import ");
+    fs.writeFileSync(path.join(root, GLUE[0]), withoutUnmade(glue, text("src/entry.js")));
   }));
 
-const optimise = () => unlessDone("build/.module", hashOf([GLUE[1]], WASM_OPT.join()), [MODULE], () =>
-  step("wasm-opt", () => run(pinnedNode, ["node_modules/binaryen/bin/wasm-opt", ...WASM_OPT, GLUE[1], "-o", MODULE])));
+const text = (file) => fs.readFileSync(path.join(root, file), "utf8");
+
+/** The glue without the classes that src/entry.js never makes. They are dependencies', and no bundler can tell that they do nothing. */
+function withoutUnmade(glue, entry) {
+  for (const [, name] of glue.matchAll(/^(?:export )?class (\w+) \{/gm)) {
+    if (entry.includes(`new tollgate.${name}(`)) continue;
+    for (const part of [`(export )?class ${name} \\{[^]*?\n\\}\n`, `if \\(Symbol.dispose\\) ${name}\\..*\n`, `const ${name}Finalization = [^]*?\n\\}\\);\n`]) {
+      glue = glue.replace(new RegExp(`^${part}`, "m"), "");
+    }
+  }
+  return glue;
+}
+
+const optimise = () => unlessDone("build/.module", hashOf([GLUE[1], BUNDLE, "scripts/build.mjs"]), [MODULE], () =>
+  step("wasm-opt", async () => {
+    const [graph, reached] = ["build/reached.json", "build/reached.wasm"];
+    fs.writeFileSync(path.join(root, graph), JSON.stringify(await exportsCalled()));
+    await run(pinnedNode, ["node_modules/binaryen/bin/wasm-metadce", "-g", ...FEATURES, GLUE[1], "-f", graph, "-o", reached]);
+    await run(pinnedNode, ["node_modules/binaryen/bin/wasm-opt", ...FEATURES, ...WASM_OPT, reached, "-o", MODULE]);
+  }));
+
+/** What the bundle calls of the module, as wasm-metadce wants to be told. */
+async function exportsCalled() {
+  const exports = WebAssembly.Module.exports(await WebAssembly.compile(fs.readFileSync(path.join(root, GLUE[1]))));
+  const called = new Set(text(BUNDLE).match(/(?<=\.)\w+/g));
+  return exports.filter(({ name }) => called.has(name)).map(({ name }) => ({ name: `export ${name}`, export: name, root: true }));
+}
 
 const bundle = () => unlessDone("build/.bundle", hashOf(["src/entry.js", "build/glue/index.js", "build/glue/snippets", ...javaScript("src")]), [BUNDLE], () =>
   step("bundle", () => run("node_modules/.bin/esbuild", ["src/entry.js", "--bundle", "--minify", "--format=esm", "--target=es2022",
@@ -93,8 +118,8 @@ export async function build({ always = false } = {}) {
   ]);
   const failure = settled.find((each) => each.status === "rejected");
   if (failure) throw failure.reason;
-  const bound = await bind();
-  const changed = (await Promise.all([optimise(), bundle()])).some(Boolean) || bound;
+  let changed = false;
+  for (const make of [bind, bundle, optimise]) changed = (await make()) || changed;
   if (!changed && !always) return false;
   const { module, script } = sizes();
   const kib = (bytes) => `${(bytes / 1024).toFixed(1)} KiB`;

@@ -13,6 +13,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use base64ct::{Base64UrlUnpadded, Encoding as _};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -181,19 +182,15 @@ impl FromStr for KeyHash {
     type Err = InvalidApiKey;
 
     fn from_str(text: &str) -> Result<Self, InvalidApiKey> {
-        use base64::Engine as _;
         let mut bytes = [0; 32];
-        match base64::engine::general_purpose::URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) {
-            Ok(32) => Ok(Self(bytes)),
-            _ => Err(InvalidApiKey),
-        }
+        let decoded = Base64UrlUnpadded::decode(text, &mut bytes).map_err(|_| InvalidApiKey)?;
+        if decoded.len() == 32 { Ok(Self(bytes)) } else { Err(InvalidApiKey) }
     }
 }
 
 impl fmt::Display for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use base64::Engine as _;
-        f.write_str(&base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.0))
+        f.write_str(&Base64UrlUnpadded::encode_string(&self.0))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: an event leaves the outbox only when the ledger confirmed it with the same fingerprint, or when it stands in
 //! quarantine. Nothing is dropped.
 
+use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -47,10 +48,9 @@ impl Event {
     /// What distinguishes this event from another with the same id: the SHA-256 of all the rest.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        use base64::Engine as _;
         // Maps of serde_json are ordered by key, so equal events have equal texts.
         let text = serde_json::to_vec(self).unwrap_or_default();
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(Sha256::digest(text))
+        Base64UrlUnpadded::encode_string(&Sha256::digest(text))
     }
 }
 

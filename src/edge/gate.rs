@@ -7,9 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use futures_util::future::{Either, join_all, select};
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use futures_util::future::{Either, select};
 use js_sys::Promise;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -22,7 +21,7 @@ use super::documents::{self, Read};
 use super::door::{behind, behind_refusal, instant};
 use super::isolate;
 use super::object::{Unreachable, ask_limiter};
-use super::promise::promise;
+use super::promise::{all, promise};
 use crate::domain::catalog::{Charge, Recording, Target};
 use crate::domain::decision::{Code, Fail, Mode, Tier};
 use crate::domain::document::DocumentKey;
@@ -336,7 +335,7 @@ fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head) -> String {
     }
     let what = (standpoint.key, standpoint.number, &head.idempotency_key);
     let hash = Sha256::digest(json::written(&what));
-    URL_SAFE_NO_PAD.encode(hash)
+    Base64UrlUnpadded::encode_string(&hash)
 }
 
 /// The RECORD of a request that a lease has just paid for.
@@ -475,7 +474,7 @@ async fn read_all(
     {
         keys.push(DocumentKey::Tenant(tenant));
     }
-    let reads = join_all(keys.iter().map(|key| documents::read(env, config, key, now))).await;
+    let reads = all(keys.iter().map(|key| documents::read(env, config, key, now))).await;
     for (key, read) in keys.iter().zip(reads) {
         let code = match read {
             Read::Here => continue,
@@ -540,7 +539,7 @@ pub(crate) async fn renewed(env: &Env, config: &Config, behind: Behind, now: Uni
     }
     let had_stand_ins = keys.iter().any(|key| matches!(key, DocumentKey::Plan(..)));
     let reads = async {
-        join_all(keys.iter().map(|key| documents::read(env, config, key, now))).await;
+        all(keys.iter().map(|key| documents::read(env, config, key, now))).await;
         if had_stand_ins {
             isolate::with(|isolate| isolate.gate.forget_equipment());
         }
