@@ -472,9 +472,10 @@ impl<'de> Reader<'de> {
         Ok(())
     }
 
-    /// Whether another item or member follows, before `close`; then it is next.
+    /// Whether another item or member follows; then it is next. Otherwise `close` was, and is behind.
     fn another(&mut self, first: &mut bool, close: u8) -> Result<bool, Mismatch> {
-        if self.peek() == Some(close) {
+        if self.take(close) {
+            self.depth += 1;
             return Ok(false);
         }
         if !std::mem::take(first) && !self.take(b',') {
@@ -486,9 +487,10 @@ impl<'de> Reader<'de> {
         }
     }
 
+    /// The end of what holds a known number of items.
     fn close(&mut self, close: u8) -> Result<(), Mismatch> {
-        self.depth += 1;
         if self.take(close) {
+            self.depth += 1;
             return Ok(());
         }
         Err(Mismatch::new(Code::InvalidValue, format_args!("fewer items are wanted")))
@@ -524,7 +526,7 @@ impl<'de> Reader<'de> {
                 while self.another(&mut first, b']')? {
                     self.check()?;
                 }
-                self.close(b']')
+                Ok(())
             }
             Some(b'{') => {
                 self.open()?;
@@ -538,7 +540,7 @@ impl<'de> Reader<'de> {
                     self.colon()?;
                     self.check()?;
                 }
-                self.close(b'}')
+                Ok(())
             }
             _ => {
                 let number = self.number()?;
@@ -557,24 +559,29 @@ impl<'de> Reader<'de> {
         }
     }
 
-    fn items<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Mismatch> {
-        if self.peek() != Some(b'[') {
-            return Err(self.other(&visitor));
+    /// Opens the array or object that is wanted here.
+    fn enter(&mut self, open: u8, expected: &dyn Expected) -> Result<(), Mismatch> {
+        if self.peek() != Some(open) {
+            return Err(self.other(expected));
         }
-        self.open()?;
-        let value = visitor.visit_seq(Within { reader: &mut *self, first: true, names: &[] })?;
+        self.open()
+    }
+
+    fn items<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Mismatch> {
+        self.enter(b'[', &visitor)?;
+        visitor.visit_seq(Within { reader: self, first: true, names: &[] })
+    }
+
+    /// As many items as the visitor reads.
+    fn tuple<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Mismatch> {
+        let value = self.items(visitor)?;
         self.close(b']')?;
         Ok(value)
     }
 
     fn members<V: Visitor<'de>>(&mut self, names: &'static [&'static str], visitor: V) -> Result<V::Value, Mismatch> {
-        if self.peek() != Some(b'{') {
-            return Err(self.other(&visitor));
-        }
-        self.open()?;
-        let value = visitor.visit_map(Within { reader: &mut *self, first: true, names })?;
-        self.close(b'}')?;
-        Ok(value)
+        self.enter(b'{', &visitor)?;
+        visitor.visit_map(Within { reader: self, first: true, names })
     }
 
     fn integer<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Mismatch> {
@@ -717,7 +724,7 @@ impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Mismatch> {
-        self.items(visitor)
+        self.tuple(visitor)
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
@@ -850,7 +857,7 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Mismatch> {
         let at = self.reader.at;
-        self.held().and_then(|reader| reader.items(visitor)).map_err(|error| error.within(at))
+        self.held().and_then(|reader| reader.tuple(visitor)).map_err(|error| error.within(at))
     }
 
     fn struct_variant<V: Visitor<'de>>(self, names: &'static [&'static str], visitor: V) -> Result<V::Value, Mismatch> {
