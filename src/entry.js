@@ -52,14 +52,31 @@ function answer(verdict, keep) {
   return new Response(status === "204" ? null : body, init);
 }
 
+/** Which headers Rust wants deleted, by the names that were there: clients send the same ones again and again. */
+const judged = new Map();
+const MOST_JUDGED = 256;
+const LONGEST_JUDGED = 1_024;
+
+function stripped(headers) {
+  const names = [...headers.keys()].join("\n");
+  const known = judged.get(names);
+  if (known !== undefined) return known;
+  const connection = headers.get("connection");
+  const authorization = headers.get("authorization");
+  const refused = tollgate.stripped(names, connection ?? "", authorization ?? "").split("\n").filter((name) => name !== "");
+  // With these two it depends on their values as well.
+  if (connection === null && authorization === null && names.length <= LONGEST_JUDGED) {
+    if (judged.size === MOST_JUDGED) judged.clear();
+    judged.set(names, refused);
+  }
+  return refused;
+}
+
 /** Sends an admitted request on, streaming both ways, and releases the answer when its use is recorded as its meter demands. */
 async function forward(lines, request, env, ctx) {
   const [, handle, target, release, url] = lines;
   const headers = new Headers(request.headers);
-  const names = [...headers.keys()].join("\n");
-  for (const name of tollgate.stripped(names, headers.get("connection") ?? "", headers.get("authorization") ?? "").split("\n")) {
-    if (name !== "") headers.delete(name);
-  }
+  for (const name of stripped(headers)) headers.delete(name);
   if (request.headers.get("upgrade")?.toLowerCase() === "websocket") headers.set("upgrade", "websocket");
   let at = 5;
   for (; lines[at] !== undefined && lines[at] !== ""; at += 2) headers.set(lines[at], lines[at + 1]);
@@ -68,8 +85,9 @@ async function forward(lines, request, env, ctx) {
   const body = request.method === "GET" || request.method === "HEAD" ? undefined : request.body;
   let answer;
   try {
-    const outbound = new Request(url, { method: request.method, headers, body, redirect: "manual" });
-    answer = await (target === "" ? fetch(outbound) : env[target.slice("service:".length)].fetch(outbound));
+    // The platform makes a request of these; of a request it would make another one, and copy its headers again.
+    const init = { method: request.method, headers, body, redirect: "manual" };
+    answer = await (target === "" ? fetch(url, init) : env[target.slice("service:".length)].fetch(url, init));
   } catch (error) {
     console.error(`origin: ${error}`);
   }

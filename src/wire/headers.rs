@@ -203,7 +203,7 @@ impl Signer {
         Hmac::new_from_slice(secret).map(Self).map_err(|_| WeakSecret)
     }
 
-    /// A caller, to sign its requests: made once per key and snapshot.
+    /// A caller, to sign its requests.
     #[must_use]
     pub fn caller(&self, identity: &Identity<'_>) -> Caller {
         let Identity { tenant, plan, key, mode, features } = identity;
