@@ -88,7 +88,8 @@ async function main() {
 
   const only = option("only")?.split(",");
   for (const name of only ?? []) if (!targets.some((target) => target.name === name)) throw new Error(`--only: there is no ${name}; there are ${targets.map((target) => target.name).join(", ")}`);
-  const wanted = targets.filter(({ name }) => !only || name === "control" || only.includes(name) || targets.some((each) => only.includes(each.name) && each.against === name));
+  const chosen = targets.filter(({ name }) => !only || name === "control" || only.includes(name));
+  const wanted = targets.filter(({ name }) => chosen.some((each) => each.name === name || each.against === name));
 
   say("Counting hops, one request at a time ...");
   const counted = new Map();
