@@ -10,8 +10,7 @@ use super::storage::{Tables, integer, millis};
 use crate::domain::outbox::{Event, Next, Queued, Said, settle};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::UnixMillis;
-use crate::wire::json::written;
-use crate::wire::json::{self, Invalid, List, Row};
+use crate::wire::json::{self, Invalid, List, Row, written};
 use crate::wire::rows::entry;
 use crate::wire::sql::shard;
 

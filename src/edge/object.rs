@@ -9,8 +9,7 @@ use worker::Env;
 use super::config::{self, Config, Jurisdictions};
 use crate::domain::id::{Jurisdiction, TenantId};
 use crate::domain::limit::Call;
-use crate::wire::json;
-use crate::wire::json::written;
+use crate::wire::json::{self, written};
 use crate::wire::object::{AskTenant, LimitAnswer, ToCatalog, ToTenant};
 
 #[wasm_bindgen]

@@ -8,8 +8,7 @@ use worker::Env;
 use super::d1::{Abort, Database};
 use crate::domain::audit::{Head, Record, seal as link};
 use crate::domain::tenant::Tenant;
-use crate::wire::json::written;
-use crate::wire::json::{Invalid, Row};
+use crate::wire::json::{Invalid, Row, written};
 use crate::wire::sql::shard;
 
 /// How many records one batch seals: as many as the statement gives.

@@ -11,8 +11,7 @@ use crate::domain::feature::{Definition, KillSwitch};
 use crate::domain::name::{FeatureName, MeterName, OriginName, PlanName};
 use crate::domain::plan::{Plan, PlanContent};
 use crate::domain::time::UnixMillis;
-use crate::wire::json::Object;
-use crate::wire::json::written;
+use crate::wire::json::{Object, written};
 use crate::wire::problem::Failure;
 use crate::wire::sql::{Sql, Statement, control};
 
