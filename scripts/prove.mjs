@@ -18,15 +18,15 @@ import { Missing, checkMachine, command, has, hash, hashOf, inPinnedNode, pinned
 
 const resultsDir = path.join(stateDir, "proofs");
 const reportsDir = path.join(root, "reports");
-/** What a proof can depend on; a changed page or report does not undo it. */
+/** What a proof can depend on, if it does not say less itself; a changed page or report does not undo it. */
 const SOURCES = ["src", "schema", "tests", "bench", "scripts", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "package-lock.json", "wrangler.toml"];
 const TAIL_LINES = 40;
 
 const git = (...args) => spawnSync("git", args, { cwd: root, encoding: "utf8" }).stdout.trim();
 
 /** A hash of the sources as they are, committed or not. */
-function sourcesHash() {
-  const files = git("ls-files", "--cached", "--others", "--exclude-standard", "--", ...SOURCES).split("\n").filter(Boolean).sort();
+function sourcesHash(sources = SOURCES) {
+  const files = git("ls-files", "--cached", "--others", "--exclude-standard", "--", ...sources).split("\n").filter(Boolean).sort();
   if (!files.length) throw new Missing("`npm run prove` needs a git checkout: results are kept by what they were made from");
   return hashOf(files);
 }
@@ -114,7 +114,7 @@ await command(async () => {
 
   const results = [];
   for (const proof of chosen) {
-    const key = hash(sourcesHash(), JSON.stringify([proof.command, proof.env ?? {}]));
+    const key = hash(sourcesHash(proof.of), JSON.stringify([proof.command, proof.env ?? {}]));
     const file = path.join(resultsDir, `${proof.name}.json`);
     const kept = fs.existsSync(file) && JSON.parse(fs.readFileSync(file, "utf8"));
     if (kept && kept.proved && kept.key === key) {
