@@ -24,7 +24,7 @@ const peer = (file, options = {}) => ({ start: (name, mode) => startPeer(name, f
 
 export const targets = [
   { name: "hello", title: "JavaScript hello world", does: "", against: "hello", ...peer("hello") },
-  { name: "hello-headers", title: "hello world with Tollgate's headers and body", does: "", against: "hello", ...peer("hello-headers") },
+  { name: "open-gate", title: "a gate that decides nothing", does: "", against: "hello", ...peer("open-gate") },
   { name: "tollgate", title: "Tollgate", does: "AFRM", against: "hello", ...tollgate("demo") },
   { name: "lease-js", title: "the same design by hand in JavaScript", does: "AFRM", against: "hello", ...peer("lease", { records: "lease", object: "Limiter" }) },
   { name: "launchdarkly", title: "LaunchDarkly SDK for Cloudflare", does: "F", against: "hello", ...peer("launchdarkly", { records: "launchdarkly" }) },

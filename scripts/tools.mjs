@@ -136,16 +136,22 @@ export function hashOf(paths, extra = "") {
   return sum.digest("hex").slice(0, 32);
 }
 
-/** Does `work` only when `key` is new or an output is missing; remembers the key in `stamp` when it succeeded. */
+/** Does `work` only when `key` is new or an output is not as it was left; remembers both in `stamp` when it succeeded. */
 export async function unlessDone(stamp, key, outputs, work) {
   const file = path.resolve(root, stamp);
-  const done = fs.existsSync(file) && fs.readFileSync(file, "utf8") === key && outputs.every((output) => fs.existsSync(path.resolve(root, output)));
+  const done = fs.existsSync(file) && fs.readFileSync(file, "utf8") === [key, ...outputs.map(lookOf)].join("\n");
   if (done) return false;
   fs.rmSync(file, { force: true });
   await work();
   fs.mkdirSync(path.dirname(file), { recursive: true });
-  fs.writeFileSync(file, key);
+  fs.writeFileSync(file, [key, ...outputs.map(lookOf)].join("\n"));
   return true;
+}
+
+/** How a file looks from outside: reading a hundred megabytes to see that nothing happened would take longer than all else. */
+function lookOf(output) {
+  const stat = fs.statSync(path.resolve(root, output), { throwIfNoEntry: false });
+  return stat ? `${stat.size} ${stat.mtimeMs}` : "missing";
 }
 
 /** The Rust toolchain that rust-toolchain.toml names, with its components; once, before cargo runs twice side by side. */
