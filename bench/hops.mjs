@@ -106,17 +106,23 @@ async function count(url, keys, { calls, hold, apart }) {
   return perRequest(totals, keys.length);
 }
 
+/** Tenants that the gate has not met yet, where it has read the catalog and their plan. */
+async function strangers(local) {
+  await publishCatalog(local, "demo");
+  await publishPlan(local);
+  const [first, ...keys] = await addTenants(local, COLD_TENANTS + 1);
+  await settle(local);
+  const url = `${atAddress(local.url)}/gate${PATH}`;
+  await warm(url, [first]);
+  return { url, keys };
+}
+
 /** The first request of each of many tenants, where catalog and plan are warm. */
 export async function cold() {
   const hold = {};
   const { local, calls } = await startCounted({}, HOLD_MS, hold);
   try {
-    await publishCatalog(local, "demo");
-    await publishPlan(local);
-    const [first, ...keys] = await addTenants(local, COLD_TENANTS + 1);
-    await settle(local);
-    const url = `${atAddress(local.url)}/gate${PATH}`;
-    await warm(url, [first]);
+    const { url, keys } = await strangers(local);
     await pause(200);
     const counted = await count(url, keys, { calls, hold, apart: 2 * HOLD_MS });
     const timed = await coldTimes();
@@ -130,12 +136,7 @@ export async function cold() {
 async function coldTimes() {
   const local = await startLocal({ workers: [originWorker], services: { ORIGIN: originWorker.name } });
   try {
-    await publishCatalog(local, "demo");
-    await publishPlan(local);
-    const [first, ...keys] = await addTenants(local, COLD_TENANTS + 1);
-    await settle(local);
-    const url = `${atAddress(local.url)}/gate${PATH}`;
-    await warm(url, [first]);
+    const { url, keys } = await strangers(local);
     const times = [];
     for (const key of keys) times.push((await ask(url, key)).us);
     return median(times);
