@@ -88,7 +88,8 @@ function report(results, expected) {
     lines.push("", `## ${result.name}`, "", ...(result.says ? [result.says, ""] : []), `    ${shown(result)}`, "");
     const figures = Object.entries(result.figures);
     if (figures.length) lines.push("| figure | value |", "| --- | --- |", ...figures.map(([name, value]) => `| ${cell(name)} | ${cell(value)} |`));
-    if (!result.proved) lines.push("", "```text", ...result.tail, "```");
+    // What says its figures in words, and what failed, is quoted.
+    if (!figures.length || !result.proved) lines.push("```text", ...result.tail, "```");
   }
   fs.mkdirSync(reportsDir, { recursive: true });
   const file = path.join(reportsDir, `PROOFS-${date}.md`);
