@@ -24,36 +24,38 @@ for (const part of ['src', 'tests/domain', 'schema', 'Cargo.toml', 'Cargo.lock',
 const env = { ...process.env, CARGO_TARGET_DIR: join(work, '..', 'target'), SEEDS: process.env.SEEDS ?? '300', RUST_BACKTRACE: '0' };
 const cargo = (...args) => spawnSync('cargo', ['test', '--quiet', '--test', 'limits', ...args], { cwd: work, env, encoding: 'utf8' });
 
+const limit = join(work, 'src/domain/limit');
+const files = readdirSync(limit).map((name) => join(limit, name));
+const originals = new Map(files.map((file) => [file, readFileSync(file, 'utf8')]));
+// Some rules are kept twice: then both are broken.
+const pairs = ([, code, broken]) => (Array.isArray(code) ? code.map((part, at) => [part, broken[at]]) : [[code, broken]]);
+const holders = (part) => files.filter((file) => originals.get(file).includes(part));
+
+// All of them, also where only some are run: one that breaks nothing any more would be found out much later.
+const stale = controls.flatMap((control) => pairs(control).map(([part]) => [control[0], part]))
+	.filter(([, part]) => holders(part).length !== 1 || originals.get(holders(part)[0]).split(part).length !== 2);
+for (const [name, part] of stale) console.error(`MISSED   ${name}: the code to break is not there once: ${part}`);
+if (stale.length) process.exit(1);
+
 const built = cargo('--no-run');
 if (built.status !== 0) {
 	console.error(built.stderr);
 	throw new Error('the crate does not build as it is');
 }
 
-const limit = join(work, 'src/domain/limit');
-const files = readdirSync(limit).map((name) => join(limit, name));
-
 let missed = 0;
-for (const [name, code, broken, test] of chosen) {
-	const originals = new Map(files.map((file) => [file, readFileSync(file, 'utf8')]));
-	// Some rules are kept twice: then both are broken.
-	const pairs = Array.isArray(code) ? code.map((part, at) => [part, broken[at]]) : [[code, broken]];
-	const holders = (part) => files.filter((file) => originals.get(file).includes(part));
-	const odd = pairs.find(([part]) => holders(part).length !== 1 || originals.get(holders(part)[0]).split(part).length !== 2);
-	let verdict;
-	if (odd) {
-		verdict = `the code to break is not there once: ${odd[0]}`;
-	} else {
-		for (const [part, to] of pairs) {
-			const [file] = holders(part);
-			writeFileSync(file, readFileSync(file, 'utf8').replace(part, () => to));
-		}
-		const builds = cargo('--no-run');
-		const run = builds.status === 0 ? cargo(test) : undefined;
-		if (!run) verdict = `does not compile: ${builds.stderr.split('\n').find((line) => line.startsWith('error'))}`;
-		else if (run.status === 0) verdict = `${test} did not notice`;
-		for (const [file, text] of originals) writeFileSync(file, text);
+for (const control of chosen) {
+	const [name, , , test] = control;
+	for (const [part, to] of pairs(control)) {
+		const [file] = holders(part);
+		writeFileSync(file, readFileSync(file, 'utf8').replace(part, () => to));
 	}
+	const builds = cargo('--no-run');
+	const run = builds.status === 0 ? cargo(test) : undefined;
+	let verdict;
+	if (!run) verdict = `does not compile: ${builds.stderr.split('\n').find((line) => line.startsWith('error'))}`;
+	else if (run.status === 0) verdict = `${test} did not notice`;
+	for (const [file, text] of originals) writeFileSync(file, text);
 	console.log(`${verdict ? 'MISSED ' : 'noticed'}  ${name}${verdict ? `: ${verdict}` : ''}`);
 	missed += verdict ? 1 : 0;
 }
