@@ -69,19 +69,11 @@ const ROOM: usize = 1024;
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self::within(String::new())
+        Self { text: String::with_capacity(ROOM), answer: 0, body: 0, headers: 0, value: 0 }
     }
 }
 
 impl Verdict {
-    /// A verdict that is written in the room that `text` has.
-    #[must_use]
-    pub fn within(mut text: String) -> Self {
-        text.clear();
-        text.reserve(ROOM);
-        Self { text, answer: 0, body: 0, headers: 0, value: 0 }
-    }
-
     /// `renew` is to be called with `what` behind the reply.
     pub fn renew(&mut self, what: &str) {
         self.line("renew").line(what);
