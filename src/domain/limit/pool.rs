@@ -62,9 +62,10 @@ impl Limiter {
         for k in pools {
             self.catch_up(k, now);
             let rule = rules.len();
+            is_due |= self.return_unspendable(k);
             let ask = self.fetch(k, now).map(|(seq, want)| Ask { rule, seq, want });
             let about: Vec<_> = self.pieces_of(k).map(|(id, piece)| (id, piece.clone())).collect();
-            // What was merely used can wait for the next ask; what ended frees its tokens at the parent's.
+            // What was merely used can wait for the next ask; what ended or goes back frees its tokens at the parent's.
             is_due |= ask.is_some() || about.iter().any(|(_, piece)| piece.is_told_at(now) <= now);
             if ask.is_none() && about.is_empty() {
                 continue;
@@ -134,7 +135,7 @@ impl Limiter {
     /// The ask for the next piece, when the pool runs low or its pieces end.
     fn fetch(&mut self, k: KeyNo, now: UnixMillis) -> Option<(u64, u64)> {
         let allowance = self.rows.get::<Allowance>(k)?;
-        let ttl_ms = TTL_MS << (allowance.depth + 1).min(2);
+        let ttl_ms = piece_ttl_ms(allowance.depth);
         if now < allowance.renewal.asks_from() || allowance.rule.valid_until <= now {
             return None;
         }
@@ -142,10 +143,9 @@ impl Limiter {
         let lendable = lendable_until(allowance.depth, now);
         let free: u64 =
             self.pieces_of(k).filter(|(_, piece)| piece.deadline > lendable).map(|(_, piece)| piece.free).sum();
-        let held: u64 = self.pieces_of(k).map(|(_, piece)| piece.tokens - piece.used - piece.returned).sum();
         let mut renewal = allowance.renewal.clone();
         let needed = renewal.demand(AHEAD_MS, now);
-        let spendable = self.spendable(k, ttl_ms).saturating_sub(held);
+        let spendable = self.spendable(k, ttl_ms).saturating_sub(self.held(k));
         if needed == 0 || free > needed || spendable == 0 {
             return None;
         }
@@ -155,6 +155,29 @@ impl Limiter {
         self.head.last_seq = seq;
         self.rows.get_mut::<Allowance>(k)?.renewal = renewal;
         Some(ask)
+    }
+
+    /// What is free of a pool beyond what its caps let be spent goes back at once: it was fetched before a cap was heard of, or
+    /// under a higher one, and would be out of the parent's others' reach until its piece ends. Whether there was any.
+    fn return_unspendable(&mut self, k: KeyNo) -> bool {
+        let Some(allowance) = self.rows.get::<Allowance>(k) else { return false };
+        let spendable = self.spendable(k, piece_ttl_ms(allowance.depth));
+        let free = self.pieces_of(k).filter(|(_, piece)| piece.free > 0).map(|(id, _)| id).collect::<Vec<_>>();
+        let excess = self.held(k).saturating_sub(spendable);
+        let mut rest = excess;
+        for id in free {
+            let Some(piece) = self.rows.get_mut::<Piece>((k, id)).filter(|_| rest > 0) else { break };
+            let part = rest.min(piece.free);
+            piece.free -= part;
+            piece.returned += part;
+            rest -= part;
+        }
+        rest < excess
+    }
+
+    /// What a pool has that is neither used nor given back.
+    fn held(&self, k: KeyNo) -> u64 {
+        self.pieces_of(k).map(|(_, piece)| piece.tokens - piece.used - piece.returned).sum()
     }
 
     /// How much of a pool could be spent in the next `ms`: whoever draws on it pays the caps of the same name too, and those
@@ -302,6 +325,11 @@ impl Limiter {
             self.rows.remove::<Piece>(id);
         }
     }
+}
+
+/// How long a piece lasts that is fetched for borrowers at `depth` limiters above the isolates.
+fn piece_ttl_ms(depth: u8) -> u64 {
+    TTL_MS << (depth + 1).min(2)
 }
 
 /// What ends by then cannot be lent any more at `now`, to those who are `depth` limiters above the isolates: a lease would

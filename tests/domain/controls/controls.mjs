@@ -52,6 +52,7 @@ export const controls = [
 	['an expired lease of a quota is forgotten', 'let returns = self.is_quota(k) && lease.open() > 0;', 'let returns = false;', 'adversaries::what_an_expired_lease_left'],
 	['a quiet isolate keeps what it counted', 'None => (!self.counts.is_empty()).then(|| self.counted_at.plus(REPORT_MS)),', 'None => None,', 'adversaries::what_was_counted'],
 	['a pool holds more than its cap lets be spent', '.max(1).min(spendable);', '.max(1);', 'figures::a_capped_team'],
+	['a pool keeps what a new cap forbids to spend', 'is_due |= self.return_unspendable(k);', '', 'adversaries::a_cap_heard_of'],
 	['parts of a token are dropped', 'allowance.part = if whole >= room { 0 } else { u64::try_from(minted % parts).unwrap_or(0) };', 'allowance.part = 0;', 'adversaries::minting_is_exact'],
 	['a lease outlives its window', 'full_ttl.min(ttl_within(life))', 'full_ttl.max(ttl_within(life).min(1))', 'adversaries::a_window_that_is_over'],
 	['what was given back is spent', 'held.returned += held.left - kept;\n                held.left = kept;', 'held.returned += held.left - kept;\n                held.tokens += held.left - kept;', 'adversaries::what_was_given_back'],

@@ -212,6 +212,21 @@ fn stock(child: &mut Limiter, rule: &Rule, tokens: u64, ttl_ms: u64, now: u64) -
     call
 }
 
+/// A team is capped after it was used: what its pool holds beyond the cap goes back at once, not when its piece ends.
+#[test]
+fn a_cap_heard_of_when_the_pool_is_full() {
+    let pool = pooled(rate(100, 100));
+    let cap = Rule { key: LimitKey { tenant: tenant(1), ..pool.key.clone() }, ..rule(rate(1, 2), 2) };
+    let mut child = limiter();
+    stock(&mut child, &pool, 50, 10_000, 0);
+    assert!(child.parent_call(at(500)).is_none_or(|call| call.reports.iter().all(|report| report.returned == 0)));
+    child.step(&take_call(7, &[cap, pool], 1, None, 1), at(600));
+    let told = child.parent_call(at(600)).expect("what nobody can spend is told at once");
+    // Of 50 one was taken; the cap gives 2 and, in the 10 s of a piece, 10 more.
+    assert_eq!(told.reports, [Report { rule: 0, lease: LeaseId(5), used: 1, returned: 50 - 1 - 12 }]);
+    assert_eq!(child.parent_call(at(601)), None);
+}
+
 /// A TAKE of the whole burst was refused and waits: leases get nothing of what it waits for.
 #[test]
 fn a_lease_after_a_refused_take_of_b() {
