@@ -3,7 +3,7 @@
 //! Invariant: what follows from documents is worked out once for each of their versions, holds until an instant that is
 //! known, and is worked out anew from then on. So an override ends by itself, and the warm path only looks things up.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::rc::Rc;
 
 use super::api_key::{KeyHash, Mode};
@@ -68,6 +68,8 @@ pub struct Way {
     pub meter: Option<Metering>,
     /// What pays for it, in the books.
     pub payer: Option<Slot>,
+    /// What refusals of it have in common.
+    pub said: Said,
     until: UnixMillis,
     used: Label,
     shown_only: Label,
@@ -127,11 +129,31 @@ pub enum Counted {
     Refused(Code),
 }
 
-/// The words that a count is reported under, made anew only when what they are of changes.
-#[derive(Debug, Default)]
-struct Label {
-    of: Option<(u64, KeyId, Counted)>,
-    text: String,
+/// The words that a count is reported under: in which minute, with which key, as what.
+type Label = Latest<(u64, KeyId, Counted), String>;
+
+/// What an answer to a refusal says, body and headers, as far as it is the same for this code, this limit and this many seconds
+/// until asking again may help.
+pub type Said = Latest<(Code, Option<Slot>, Option<u64>), (String, String)>;
+
+/// What was made of `K` the last time it was another: made once, however often it is looked at.
+#[derive(Debug)]
+pub struct Latest<K, V>(Option<(K, V)>);
+
+impl<K, V> Default for Latest<K, V> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<K: PartialEq, V> Latest<K, V> {
+    /// What `make` made of `of`.
+    pub fn of(&mut self, of: K, make: impl FnOnce() -> V) -> &V {
+        if self.0.as_ref().is_some_and(|(last, _)| *last != of) {
+            self.0 = None;
+        }
+        &self.0.get_or_insert_with(|| (of, make())).1
+    }
 }
 
 /// How a key stands.
@@ -396,6 +418,7 @@ impl Resident {
             shown: Vec::new(),
             meter: None,
             payer: None,
+            said: Said::default(),
             until,
             used: Label::default(),
             shown_only: Label::default(),
@@ -520,19 +543,15 @@ impl Way {
     ) -> &str {
         let minute = now.0 / 60_000;
         let label = if counted == Counted::Used { &mut self.used } else { &mut self.shown_only };
-        if label.of != Some((minute, key, counted)) {
-            label.of = Some((minute, key, counted));
-            label.text.clear();
+        label.of((minute, key, counted), || {
             let meter = self.meter.as_ref().filter(|_| counted == Counted::Used);
             let meter = meter.map_or("-", |metering| metering.meter.as_str());
-            // Writing to a String does not fail.
-            let _ = match counted {
-                Counted::Used => write!(label.text, "{minute} {meter} {mode} {key} {route}"),
-                Counted::Observed(code) => write!(label.text, "{minute} {meter} {mode} {key} observed {code} {route}"),
-                Counted::Refused(code) => write!(label.text, "{minute} {meter} {mode} {key} refused {code} {route}"),
-            };
-        }
-        &label.text
+            match counted {
+                Counted::Used => format!("{minute} {meter} {mode} {key} {route}"),
+                Counted::Observed(code) => format!("{minute} {meter} {mode} {key} observed {code} {route}"),
+                Counted::Refused(code) => format!("{minute} {meter} {mode} {key} refused {code} {route}"),
+            }
+        })
     }
 }
 

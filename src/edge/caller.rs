@@ -26,7 +26,7 @@ use crate::domain::time::UnixMillis;
 use crate::portal;
 use crate::wire::json::{self, List, Object, written};
 use crate::wire::object::{AskTenant, Books};
-use crate::wire::problem::{Failure, Problem, Snapshot};
+use crate::wire::problem::{Failure, Occurrence, Problem, Snapshot};
 use crate::wire::sql::shard;
 
 /// The largest body of a question.
@@ -141,9 +141,11 @@ fn refusal(call: &Call, refused: &Refused<'_>) -> Answer {
     let problem = Problem {
         tenant: refused.resident.map(|resident| resident.tenant().tenant),
         current_plan: plan.map(|plan| plan.content.title.as_str()),
-        snapshot: refused.resident.map(|resident| snapshot(resident, call.now)),
-        tier: Some(refused.tier),
-        request_id: Some(call.id),
+        occurrence: Occurrence {
+            snapshot: refused.resident.map(|resident| snapshot(resident, call.now)),
+            tier: Some(refused.tier),
+            request_id: Some(call.id),
+        },
         ..Problem::new(&call.config.voice.base_url, refused.code)
     };
     Answer::problem(problem.status, problem.to_json()).behind(refused.behind)

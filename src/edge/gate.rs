@@ -270,7 +270,7 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, random: u128, now: UnixMill
         Outcome::Refuse(reason) => {
             tally::refused(&mut standpoint, reason.code, asked.id, now);
             behind(&mut standpoint, now, &mut verdict);
-            Next::Done(config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict).into_text())
+            Next::Done(config.voice.refuse(&mut standpoint, &reason, Tier::Isolate, asked, verdict).into_text())
         }
         Outcome::Observed(code) => {
             tally::observed(&mut standpoint, code, asked.id, now);
@@ -412,7 +412,7 @@ fn conclude(
             let shown = shown(&mut standpoint, &denial.key, now);
             let limit = shown.map(|shown| (shown, Some(denial.retry_after_ms)));
             let reason = Reason { limit, ..Reason::new(code) };
-            (Came::Refused, config.voice.refuse(&standpoint, &reason, Tier::Limiter, asked, verdict).into_text())
+            (Came::Refused, config.voice.refuse(&mut standpoint, &reason, Tier::Limiter, asked, verdict).into_text())
         }
         Limited::Unknown => {
             let code = Code::LimiterUnavailable;
@@ -425,7 +425,7 @@ fn conclude(
             }
             tally::refused(&mut standpoint, code, asked.id, now);
             let reason = Reason::new(code);
-            (Came::Unknown, config.voice.refuse(&standpoint, &reason, Tier::Isolate, asked, verdict).into_text())
+            (Came::Unknown, config.voice.refuse(&mut standpoint, &reason, Tier::Isolate, asked, verdict).into_text())
         }
     }
 }

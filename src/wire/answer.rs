@@ -5,7 +5,7 @@
 
 use super::headers::{Identity, Signer};
 use super::json::Object;
-use super::problem::{self, Problem, Snapshot};
+use super::problem::{self, Occurrence, Problem, Snapshot};
 use super::push_number;
 use super::ratelimit::{self, Field};
 use super::verdict::{Release, Verdict};
@@ -15,7 +15,7 @@ use crate::domain::gate::{Passage, Reason, Refused, Standpoint};
 use crate::domain::id::RequestId;
 use crate::domain::path::NotCanonical;
 use crate::domain::plan::Plan;
-use crate::domain::resident::Resident;
+use crate::domain::resident::{Resident, Shown};
 use crate::domain::time::UnixMillis;
 
 /// What every answer of one deployment has in common.
@@ -41,63 +41,65 @@ impl Voice {
     #[must_use]
     pub fn refusal(&self, refused: &Refused<'_>, asked: Asked, mut verdict: Verdict) -> Verdict {
         let detail = refused.path.map(NotCanonical::detail);
-        let problem = Problem { detail, ..Problem::new(&self.base_url, refused.code) };
-        refuse(&problem, refused.resident, refused.tier, asked, &mut verdict);
+        let problem = named(&Problem { detail, ..Problem::new(&self.base_url, refused.code) }, refused.resident);
+        let body = verdict.begin_answer(problem.status);
+        let kind = problem.write_kind(Object::behind(std::mem::take(body)));
+        *body = occurrence(refused.resident, refused.tier, asked).write(kind).end();
+        head(problem.status, &mut verdict);
         signature_line(refused.resident, refused.tier, None, asked, verdict.begin_header("tollgate"));
         verdict
     }
 
-    /// A refusal of a known tenant, at a known route.
+    /// A refusal of a known tenant, at a known route. What others like it say too is written once: a flood of refusals must
+    /// not cost more than as much work.
     #[must_use]
     pub fn refuse(
         &self,
-        standpoint: &Standpoint<'_, '_>,
+        standpoint: &mut Standpoint<'_, '_>,
         reason: &Reason,
         tier: Tier,
         asked: Asked,
         mut verdict: Verdict,
     ) -> Verdict {
+        let retry_s = retry_after_s(reason, asked.now);
+        let mut said = standpoint.way(asked.now).map(|(way, _)| std::mem::take(&mut way.said)).unwrap_or_default();
+        let kind = (reason.code, reason.limit.as_ref().map(|(shown, _)| shown.slot), retry_s);
+        let (body, headers) = said.of(kind, || self.said(standpoint, reason, retry_s));
+        let answer = verdict.begin_answer(reason.code.status());
+        answer.push_str(body);
+        let resident = Some(&*standpoint.resident);
+        *answer = occurrence(resident, tier, asked).write(Object::resumed(std::mem::take(answer))).end();
+        verdict.headers(headers);
+        signature_line(resident, tier, None, asked, verdict.begin_header("tollgate"));
+        if let Some((way, _)) = standpoint.way(asked.now) {
+            way.said = said;
+        }
+        verdict
+    }
+
+    /// The body of a refusal, up to what is of one occurrence alone, and its headers.
+    fn said(&self, standpoint: &Standpoint<'_, '_>, reason: &Reason, retry_s: Option<u64>) -> (String, String) {
         let Reason { code, feature, limit } = reason;
         let mut problem = Problem::new(&self.base_url, *code);
         if let Some(refusal) = feature {
             problem = Problem { feature: Some(refusal.feature.as_str()), source: Some(refusal.source), ..problem };
         }
-        let mut retry = None;
-        if let Some((shown, retry_after_ms)) = limit {
-            retry = retry_after_ms.filter(|ms| *ms > 0).map(|ms| match shown.ends {
-                // A quota comes back at the end of its window, whenever else it is asked for.
-                Some(ends) if *code == Code::QuotaExceeded => ends.since(asked.now),
-                _ => ms,
-            });
-            let cost = standpoint.route.map_or(0, |route| route.cost);
-            let refuser = problem::Limit {
-                name: shown.name.as_str(),
-                tenant: shown.tenant,
-                level: shown.level,
-                quota: shown.quota,
-                cost,
-            };
-            problem = problem.limited(refuser, retry.map(ratelimit::retry_after_s));
-        } else if code.status() == 503 {
-            retry = Some(1_000);
-        }
-        refuse(&problem, Some(standpoint.resident), tier, asked, &mut verdict);
-        if let Some(ms) = retry {
-            push_number(verdict.begin_header("retry-after"), ratelimit::retry_after_s(ms));
+        let mut headers = Verdict::default();
+        head(problem.status, &mut headers);
+        if let Some(seconds) = retry_s {
+            push_number(headers.begin_header("retry-after"), seconds);
         }
         if let Some((shown, _)) = limit {
-            let shown = ratelimit::Shown {
-                name: &shown.name,
-                quota: shown.quota,
-                window_s: shown.window_s,
-                remaining: 0,
-                reset_s: retry.map(ratelimit::retry_after_s),
-            };
-            ratelimit::write(Field::Policy, [shown], verdict.begin_header("ratelimit-policy"));
-            ratelimit::write(Field::Limit, [shown], verdict.begin_header("ratelimit"));
+            let cost = standpoint.route.map_or(0, |route| route.cost);
+            let Shown { name, tenant, level, quota, window_s, .. } = shown;
+            let refuser = problem::Limit { name: name.as_str(), tenant: *tenant, level: *level, quota: *quota, cost };
+            problem = problem.limited(refuser, retry_s);
+            let spent = ratelimit::Shown { name, quota: *quota, window_s: *window_s, remaining: 0, reset_s: retry_s };
+            ratelimit::write(Field::Policy, [spent], headers.begin_header("ratelimit-policy"));
+            ratelimit::write(Field::Limit, [spent], headers.begin_header("ratelimit"));
         }
-        signature_line(Some(standpoint.resident), tier, None, asked, verdict.begin_header("tollgate"));
-        verdict
+        let problem = named(&problem, Some(standpoint.resident));
+        (problem.write_kind(Object::new()).open(), headers.into_text())
     }
 
     /// A request that passes: on to its origin, or answered by the built-in one.
@@ -158,8 +160,21 @@ impl Voice {
     }
 }
 
-/// Writes a refusal, but for the header that signs it.
-fn refuse(problem: &Problem<'_>, resident: Option<&Resident>, tier: Tier, asked: Asked, verdict: &mut Verdict) {
+/// After how many seconds asking again may help.
+fn retry_after_s(reason: &Reason, now: UnixMillis) -> Option<u64> {
+    let ms = match &reason.limit {
+        Some((shown, retry_after_ms)) => retry_after_ms.filter(|ms| *ms > 0).map(|ms| match shown.ends {
+            // A quota comes back at the end of its window, whenever else it is asked for.
+            Some(ends) if reason.code == Code::QuotaExceeded => ends.since(now),
+            _ => ms,
+        }),
+        None => (reason.code.status() == 503).then_some(1_000),
+    };
+    ms.map(ratelimit::retry_after_s)
+}
+
+/// A problem of someone who may be known, in the words of their plan.
+fn named<'a>(problem: &Problem<'a>, resident: Option<&'a Resident>) -> Problem<'a> {
     let plan: Option<&Plan> = resident.and_then(Resident::plan);
     let worded = plan.and_then(|plan| plan.content.wording.get(problem.code.name()));
     let upgrades = problem.feature.is_some() || problem.limit.is_some();
@@ -167,23 +182,30 @@ fn refuse(problem: &Problem<'_>, resident: Option<&Resident>, tier: Tier, asked:
         current_plan: plan.map(|plan| plan.content.title.as_str()),
         upgrade_url: plan.filter(|_| upgrades).and_then(|plan| plan.content.upgrade_url.as_deref()),
         tenant: resident.map(|resident| resident.tenant().tenant),
+        ..*problem
+    };
+    match worded {
+        Some(words) => problem.worded(words),
+        None => problem,
+    }
+}
+
+fn occurrence(resident: Option<&Resident>, tier: Tier, asked: Asked) -> Occurrence {
+    Occurrence {
         snapshot: resident.map(|resident| Snapshot { serial: resident.serial(), age_ms: resident.age_ms(asked.now) }),
         tier: Some(tier),
         request_id: Some(asked.id),
-        ..*problem
-    };
-    let problem = match worded {
-        Some(words) => problem.worded(words),
-        None => problem,
-    };
-    let body = verdict.begin_answer(problem.status);
-    *body = problem.write(Object::behind(std::mem::take(body))).end();
+    }
+}
+
+/// The first headers of a refusal.
+fn head(status: u16, verdict: &mut Verdict) {
     verdict.header("content-type", problem::CONTENT_TYPE);
     // No cache may store a 429 (RFC 6585, 4), and a flood of them is where a header less is worth most.
-    if problem.status != 429 {
+    if status != 429 {
         verdict.header("cache-control", "no-store");
     }
-    if problem.status == 401 {
+    if status == 401 {
         verdict.header("www-authenticate", "Bearer realm=\"tollgate\"");
     }
 }

@@ -99,7 +99,7 @@ impl Failure {
             detail: self.detail.as_deref(),
             errors: &self.faults,
             retry_after: self.retry_after_s,
-            request_id: Some(id),
+            occurrence: Occurrence { request_id: Some(id), ..Occurrence::default() },
             ..Problem::new(base, self.code)
         }
     }
@@ -142,6 +142,13 @@ pub struct Problem<'a> {
     pub errors: &'a [Fault],
     /// Who asked, once that is known.
     pub tenant: Option<TenantId>,
+    /// What is said of this occurrence alone.
+    pub occurrence: Occurrence,
+}
+
+/// What differs from one occurrence of a problem to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occurrence {
     /// What the answer was made from.
     pub snapshot: Option<Snapshot>,
     /// Who decided.
@@ -169,9 +176,7 @@ impl<'a> Problem<'a> {
             retry_after: None,
             errors: &[],
             tenant: None,
-            snapshot: None,
-            tier: None,
-            request_id: None,
+            occurrence: Occurrence { snapshot: None, tier: None, request_id: None },
         }
     }
 
@@ -193,10 +198,15 @@ impl<'a> Problem<'a> {
         self.write(Object::new()).end()
     }
 
-    /// Fills an object with the problem. Nothing here is formatted or gathered first: a flood of refusals must not cost more
-    /// than as much work.
+    /// Fills an object with the problem.
     #[must_use]
     pub fn write(&self, object: Object) -> Object {
+        self.occurrence.write(self.write_kind(object))
+    }
+
+    /// Fills an object with what is the same in every occurrence; [`Occurrence::write`] goes on from there.
+    #[must_use]
+    pub fn write_kind(&self, object: Object) -> Object {
         object
             .plain("type", |out| self.page.push_to(out))
             .text("title", self.title)
@@ -219,6 +229,14 @@ impl<'a> Problem<'a> {
                 object.json("errors", &faults.iter().map(Fault::to_json).collect::<List>().end())
             })
             .maybe(self.tenant, |object, tenant| object.plain("tenant", |out| tenant.push_to(out)))
+    }
+}
+
+impl Occurrence {
+    /// Goes on with a problem.
+    #[must_use]
+    pub fn write(self, object: Object) -> Object {
+        object
             .maybe(self.snapshot, |object, snapshot| object.object("snapshot", |object| snapshot.write(object)))
             .maybe(self.tier, |object, tier| object.plain("tier", |out| out.push_str(tier.name())))
             .maybe(self.request_id, |object, id| object.plain("request_id", |out| id.push_to(out)))
@@ -266,9 +284,11 @@ mod tests {
     fn answered<'a>(problem: &Problem<'a>, tier: Option<Tier>) -> Problem<'a> {
         Problem {
             tenant: Some(tenant()),
-            snapshot: Some(Snapshot { serial: 12, age_ms: 840 }),
-            tier,
-            request_id: Some(RequestId::new(NOW, 42)),
+            occurrence: Occurrence {
+                snapshot: Some(Snapshot { serial: 12, age_ms: 840 }),
+                tier,
+                request_id: Some(RequestId::new(NOW, 42)),
+            },
             ..*problem
         }
     }

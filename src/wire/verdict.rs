@@ -69,11 +69,19 @@ const ROOM: usize = 1024;
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self { text: String::with_capacity(ROOM), answer: 0, body: 0, headers: 0, value: 0 }
+        Self::within(String::new())
     }
 }
 
 impl Verdict {
+    /// A verdict that is written in the room that `text` has.
+    #[must_use]
+    pub fn within(mut text: String) -> Self {
+        text.clear();
+        text.reserve(ROOM);
+        Self { text, answer: 0, body: 0, headers: 0, value: 0 }
+    }
+
     /// `renew` is to be called with `what` behind the reply.
     pub fn renew(&mut self, what: &str) {
         self.line("renew").line(what);
@@ -122,15 +130,26 @@ impl Verdict {
         self
     }
 
+    /// Headers that were written before, as the text of a verdict that is nothing else.
+    pub fn headers(&mut self, written: &str) -> &mut Self {
+        self.next_header().push_str(written);
+        self
+    }
+
     /// Begins a header whose value the caller writes.
     pub fn begin_header(&mut self, name: &str) -> &mut String {
-        if self.headers == 0 {
-            self.headers = self.text.len();
-        }
+        self.next_header();
         self.text.push('\n');
         self.text.push_str(name);
         self.text.push('\n');
         self.value = self.text.len();
+        &mut self.text
+    }
+
+    fn next_header(&mut self) -> &mut String {
+        if self.headers == 0 {
+            self.headers = self.text.len();
+        }
         &mut self.text
     }
 
@@ -187,6 +206,12 @@ mod tests {
         let parts = verdict.parts().unwrap();
         assert_eq!((parts.before, parts.status, parts.body), ("renew\nten_x l\n", "200\n", "{}"));
         assert_eq!((parts.headers, parts.value), ("\na\n1\nb\n", "2"));
+        let mut headers = Verdict::default();
+        headers.header("a", "1");
+        let mut same = Verdict::default();
+        same.renew("ten_x l");
+        same.answer(200, "{}").headers(&headers.into_text()).header("b", "2");
+        assert_eq!(same.parts(), Some(parts));
         let mut verdict = Verdict::default();
         verdict.forward("h", "", Release::Free, "https://a/").header("a", "1");
         assert_eq!(verdict.parts(), None);

@@ -66,6 +66,12 @@ impl Object {
         Self { text, empty: true }
     }
 
+    /// An object that goes on where [`Object::open`] left it.
+    #[must_use]
+    pub const fn resumed(text: String) -> Self {
+        Self { text, empty: false }
+    }
+
     /// Room for another member.
     fn next(&mut self) -> &mut String {
         if !self.empty {
@@ -153,6 +159,12 @@ impl Object {
         }
     }
 
+    /// The object so far, with at least one member: for [`Object::resumed`].
+    #[must_use]
+    pub fn open(self) -> String {
+        self.text
+    }
+
     /// The whole object.
     #[must_use]
     pub fn end(mut self) -> String {
@@ -223,6 +235,7 @@ mod tests {
             .end();
         assert_eq!(text, r#"{"a":"\"b\"\n","n":7,"f":false,"l":[1,{}],"o":{"p":"q","r":1},"e":{}}"#);
         assert_eq!(Object::behind("x=".to_owned()).number("n", 1).end(), r#"x={"n":1}"#);
+        assert_eq!(Object::resumed(Object::new().number("n", 1).open()).number("m", 2).end(), r#"{"n":1,"m":2}"#);
         assert_eq!(Object::new().end() + &List::new().end(), "{}[]");
     }
 
