@@ -52,13 +52,19 @@ function answer(verdict, keep) {
   return new Response(status === "204" ? null : body, init);
 }
 
-/** Which headers Rust wants deleted, by the names that were there: clients send the same ones again and again. */
+/**
+ * Which headers Rust wants deleted, by the names that were there: clients send the same ones again and again. `forEach`, because
+ * an iterator of the platform's costs several times as much as what it goes over.
+ */
 const judged = new Map();
 const MOST_JUDGED = 256;
 const LONGEST_JUDGED = 1_024;
 
 function stripped(headers) {
-  const names = [...headers.keys()].join("\n");
+  let names = "";
+  headers.forEach((_, name) => {
+    names += names === "" ? name : `\n${name}`;
+  });
   const known = judged.get(names);
   if (known !== undefined) return known;
   const connection = headers.get("connection");

@@ -41,7 +41,7 @@ export const controls = [
 	['one of two limits is not checked', 'if !covered || twice {', 'if place == 0 && !covered || twice {', 'adversaries::a_refusal_spends_nothing'],
 	['a void after the parent was told', 'is_some_and(|piece| piece.told == 0)', 'is_some_and(|_| true)', 'adversaries::a_void_of_what_the_parent'],
 	["a child's own part is not set aside", 'costs: own,\n                drawn: Vec::new(),', 'costs: own.into_iter().take(0).collect(),\n                drawn: Vec::new(),', 'adversaries::a_cost_larger'],
-	['a pool pays twice', 'piece.free -= part;\n', '', 'adversaries::a_take_from_several'],
+	['a pool pays twice', 'piece.free -= part;\n            piece.used += part;', 'piece.used += part;', 'adversaries::a_take_from_several'],
 	['a change is not stored', 'let row = self.rows.get_mut(place)?;\n        self.touched.push(place);', 'let row = self.rows.get_mut(place)?;', 'schedules::no_schedule'],
 	['time runs backward', ['let now = before.max(clock);', 'if to <= allowance.minted {'], ['let now = clock;', 'if to == allowance.minted {'], 'adversaries::clocks_that_jump'],
 	['a TAKE undone gives back to a rate limit', 'if self.is_quota(k) {\n                self.give_back(k, cost);', 'if !self.is_quota(k) || self.is_quota(k) {\n                self.give_back(k, cost);', 'adversaries::a_take_undone'],
