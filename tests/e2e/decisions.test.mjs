@@ -51,6 +51,35 @@ test("a feature that the plan leaves off is refused with 403 and everything a cl
   assert.match(await page.text(), /feature_not_available/);
 });
 
+test("a refused limit is said as the plan of now says it, however often it was refused before", async () => {
+  const tight = (units, title, wording) => ({ title, features: { reports: true }, upgrade_url: `/more-than-${title}`, wording: { rate_limited: wording },
+    limits: { calls: { meter: "calls", rate: { units, per_ms: 600_000, burst: 2 } } } });
+  await op("POST", "/plans/tight/versions", tight(1, "Tight", "Not so fast"));
+  await op("POST", "/plans/tighter/versions", tight(3, "Tighter", "Slower still"));
+  const { id, api_key } = await tenant("tight");
+  await settled();
+  const gate = cold();
+  const refusal = (answer, title, wording, quota) => {
+    const { snapshot, tier, request_id, retry_after, ...rest } = answer.json;
+    assert.deepEqual(rest, {
+      type: `${local.url}/problems/rate_limited`, title: wording, status: 429, code: "rate_limited", error: wording, current_plan: title, upgrade_url: `/more-than-${title}`,
+      limit: { name: "calls", tenant: id, level: 0, quota, cost: 1 }, "violated-policies": ["calls"], tenant: id,
+    });
+    assert.deepEqual(told(answer), { serial: String(snapshot.serial), age: String(snapshot.age_ms), tier, id: request_id });
+    const { "retry-after": retry, ratelimit, "ratelimit-policy": policy } = answer.headers;
+    assert.deepEqual([retry, ratelimit, policy], [String(retry_after), `"calls";r=0;t=${retry_after}`, `"calls";q=${quota};w=600`]);
+    return `${retry_after} ${tier}`;
+  };
+  while ((await get(gate, "/v1/reports", api_key)).status === 200);
+  const seen = new Set();
+  // Long enough for both whole seconds that a refusal is remembered for, and for its end.
+  for (const end = Date.now() + 2_500; Date.now() < end; await sleep(20)) seen.add(refusal(await get(gate, "/v1/reports", api_key), "Tight", "Not so fast", 1));
+  assert.ok(seen.has("2 isolate") && seen.has("1 isolate"), [...seen].join());
+  await op("PUT", `/tenants/${id}/subscription`, { plan: "tighter" });
+  await until("a warm gate says what the new plan says", async () => (await get(gate, "/v1/reports", api_key)).json.current_plan === "Tighter", 12_000);
+  for (let times = 0; times < 50; times += 1) refusal(await get(gate, "/v1/reports", api_key), "Tighter", "Slower still", 3);
+});
+
 test("an override with an end lets it in, and past its end not, with no write between", async () => {
   const { id, api_key } = await tenant("free");
   const end = Date.now() + 4000;
