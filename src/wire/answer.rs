@@ -98,8 +98,9 @@ impl Voice {
             ratelimit::write(Field::Policy, [spent], headers.begin_header("ratelimit-policy"));
             ratelimit::write(Field::Limit, [spent], headers.begin_header("ratelimit"));
         }
-        let problem = named(&problem, Some(standpoint.resident));
-        (problem.write_kind(Object::new()).open(), headers.into_text())
+        let body = named(&problem, Some(standpoint.resident)).write_kind(Object::new()).open();
+        // They stay as long as the way does, for each tenant that was refused.
+        (body.into_boxed_str().into_string(), headers.into_text().into_boxed_str().into_string())
     }
 
     /// A request that passes: on to its origin, or answered by the built-in one.
