@@ -54,7 +54,7 @@ function answer(verdict, keep) {
 
 /**
  * Which headers Rust wants deleted, by the names that were there: clients send the same ones again and again. `forEach`, because
- * an iterator of the platform's costs several times as much as what it goes over.
+ * an iterator of the platform's makes an object for each name.
  */
 const judged = new Map();
 const MOST_JUDGED = 256;
