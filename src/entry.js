@@ -107,13 +107,28 @@ async function forward(lines, request, env, ctx) {
   return response;
 }
 
+/** A request that Rust broke off is answered with a problem like any other; the platform would say nothing, or hang up. */
+function brokenOff(error) {
+  console.error(error);
+  return answer(tollgate.broken_off(Date.now()));
+}
+
+function decide(request, env, ctx) {
+  const headers = request.headers;
+  const head = `${request.method}\n${request.url}\n${headers.get("x-api-key") ?? ""}\n${headers.get("authorization") ?? ""}`;
+  const verdict = tollgate.warm(head, Date.now());
+  if (verdict !== undefined) return act(verdict, request, env, ctx);
+  return tollgate.gate(request, env, Date.now()).then((verdict) => act(verdict, request, env, ctx));
+}
+
 export default {
   fetch(request, env, ctx) {
-    const headers = request.headers;
-    const head = `${request.method}\n${request.url}\n${headers.get("x-api-key") ?? ""}\n${headers.get("authorization") ?? ""}`;
-    const verdict = tollgate.warm(head, Date.now());
-    if (verdict !== undefined) return act(verdict, request, env, ctx);
-    return tollgate.gate(request, env, Date.now()).then((verdict) => act(verdict, request, env, ctx));
+    try {
+      const response = decide(request, env, ctx);
+      return response instanceof Promise ? response.catch(brokenOff) : response;
+    } catch (error) {
+      return brokenOff(error);
+    }
   },
   scheduled(event, env, ctx) {
     ctx.waitUntil(tollgate.sweep(env, Date.now()));

@@ -93,8 +93,8 @@ impl Answer {
         Self { behind: behind.or(self.behind), ..self }
     }
 
-    fn failed(failure: &Failure, config: &Config, id: RequestId) -> Self {
-        let problem = failure.problem(&config.voice.base_url, id);
+    fn failed(failure: &Failure, base: &str, id: RequestId) -> Self {
+        let problem = failure.problem(base, id);
         let mut answer = Self::problem(problem.status, problem.to_json());
         if let Some(seconds) = failure.retry_after_s {
             answer.headers.push(("retry-after", seconds.to_string()));
@@ -190,9 +190,19 @@ pub fn api(request: web_sys::Request, env: Env, now: f64) -> js_sys::Promise {
             Ok(serving) => serving.await,
             Err(failure) => Err(failure),
         };
-        let answer = answer.unwrap_or_else(|failure| Answer::failed(&failure, &config, id));
+        let answer = answer.unwrap_or_else(|failure| Answer::failed(&failure, &config.voice.base_url, id));
         Ok(Some(answer.into_verdict(id)))
     })
+}
+
+/// The answer to a request that was broken off here: by a panic, or because the deployment is not configured.
+#[wasm_bindgen]
+#[must_use]
+pub fn broken_off(now: f64) -> String {
+    let now = instant(now);
+    let (base, id) = isolate::with(|isolate| (isolate.config.voice.base_url.clone(), isolate.request_id(now)))
+        .unwrap_or_else(|| (String::new(), RequestId::new(now, isolate::random().unwrap_or_default())));
+    Answer::failed(&Failure::new(Code::Internal), &base, id).into_verdict(id)
 }
 
 /// Finds the route of a request and lets it serve.

@@ -273,10 +273,9 @@ statements! {
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
         /// Records that the chain does not hold yet, oldest first.
         UNSEALED = "
-            SELECT a.id, a.at_ms, a.actor, a.action, a.subject, a.detail, a.request_id FROM audit a
-            WHERE a.tenant_id = ?1
-              AND NOT EXISTS (SELECT 1 FROM seal s WHERE s.tenant_id = ?1 AND s.audit_id = a.id)
-            ORDER BY a.id LIMIT 100";
+            SELECT a.id, a.at_ms, a.actor, a.action, a.subject, a.detail, a.request_id FROM unsealed u
+            CROSS JOIN audit a ON a.tenant_id = u.tenant_id AND a.id = u.audit_id
+            WHERE u.tenant_id = ?1 ORDER BY u.audit_id LIMIT 100";
         /// The end of the chain.
         CHAIN_HEAD = "SELECT sequence, hash FROM seal WHERE tenant_id = ?1 ORDER BY sequence DESC LIMIT 1";
         /// Links to the chain, from JSON.
@@ -298,10 +297,11 @@ statements! {
               value ->> 'at', value ->> 'quantity', value ->> 'reverses', value -> 'detail', value ->> 'fingerprint', ?3
             FROM json_each(?2) WHERE true
             ON CONFLICT DO NOTHING";
-        /// Which of these events the ledger holds, and as what.
+        /// Which of these events the ledger holds, and as what. CROSS, so that SQLite begins with the events: by itself it
+        /// begins with all that the tenant ever used, and reads the events anew for each (2 to 15 s for a thousand of them).
         CONFIRM_ENTRIES = "
             SELECT e.source, e.event_id AS id, e.fingerprint FROM json_each(?2) j
-            JOIN entry e ON e.tenant_id = ?1 AND e.source = j.value ->> 'source' AND e.event_id = j.value ->> 'id'";
+            CROSS JOIN entry e ON e.tenant_id = ?1 AND e.source = j.value ->> 'source' AND e.event_id = j.value ->> 'id'";
         /// Totals of a tenant since ?2.
         TOTALS = "
             SELECT meter, mode, period_start, quantity, entries FROM total

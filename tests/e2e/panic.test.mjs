@@ -61,6 +61,8 @@ test("An injected panic fails its own request only: what is in flight is answere
   figures({ "panic: its own request": broken.status, "panic: in flight beside it": statuses(answers), "panic: tenants resident before and after": [before.tenants, held.tenants] });
 
   assert.equal(broken.status, 500);
+  assert.equal(broken.headers.get("content-type"), "application/problem+json");
+  assert.equal((await broken.json()).code, "internal");
   assert.ok(panics.length === 1, `${panics.length} panics: ${local.logs().slice(-500)}`);
   assert.deepEqual(statuses(answers), { 200: 20 });
   assert.equal(next.status, 200);
@@ -71,4 +73,13 @@ test("An injected panic fails its own request only: what is in flight is answere
   await drained(local, key, 30_000);
   const uses = sum((await ledger(local, id)).entries.filter(({ meter }) => meter === "exact_calls"));
   assert.ok(uses === 11 || uses === 12, `${uses} exact uses: the one that panicked may have been recorded, no other twice`);
+});
+
+test("A deployment without its secrets answers every request with a problem, and tells its operator which one", async () => {
+  const local = await worker({ secrets: { ORIGIN_KEY: "" } });
+  for (const path of ["/gate/api/leased", "/healthz", "/v1/usage"]) {
+    const answer = await fetch(`${local.url}${path}`, { headers: { "X-API-Key": "tg_live_x" } });
+    assert.deepEqual([answer.status, answer.headers.get("content-type"), (await answer.json()).code], [500, "application/problem+json", "internal"], path);
+  }
+  assert.match(local.logs(), /binding ORIGIN_KEY is missing or malformed/);
 });
