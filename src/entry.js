@@ -107,7 +107,7 @@ async function forward(lines, request, env, ctx) {
   return response;
 }
 
-/** A request that Rust broke off is answered with a problem like any other; the platform would say nothing, or hang up. */
+/** A request that Rust broke off is answered with a problem like any other; the platform would say 500 and no more, or hang up. */
 function brokenOff(error) {
   console.error(error);
   return answer(tollgate.broken_off(Date.now()));
