@@ -3,7 +3,7 @@
 //   1. cargo      the crate, with its own std
 //   2. bindgen    the JavaScript glue, and the module fitted to it, without the code that would clean up after a panic
 //   3. esbuild    src/entry.js with the glue, in one minified file
-//   4. wasm-opt   the module without what that file never calls, and smaller
+//   4. wasm-opt   the module without what that file never calls, smaller, and in an order that compresses
 //
 // It is what `worker-build --panic-unwind` does, with five differences: the pinned stable toolchain instead of a nightly,
 // nothing that takes minutes to install, a panic that frees nothing on its way (scripts/bindgen/src/unwinding.rs: a tenth of
@@ -20,6 +20,7 @@ import fs from "node:fs";
 import path from "node:path";
 import { performance } from "node:perf_hooks";
 import zlib from "node:zlib";
+import { namedByResemblance } from "./resemblance.mjs";
 import { checkMachine, command, ensurePackages, ensureToolchain, hashOf, isMain, pinnedNode, root, run, say, seconds, step, unlessDone } from "./tools.mjs";
 
 const RAW = "target/worker/wasm32-unknown-unknown/release/tollgate.wasm";
@@ -45,9 +46,10 @@ const WORKER = {
 /** Named one by one: `--all-features` emits a module that workerd refuses. These are what rustc uses, and unwinding's exceptions. */
 const FEATURES = ["mutable-globals", "sign-ext", "nontrapping-float-to-int", "bulk-memory", "multivalue", "reference-types", "exception-handling"]
   .map((feature) => `--enable-${feature}`);
-/** Nothing is inlined beyond what the compiler did, and functions of one name lie side by side: the same code for many types is
- * then within gzip's window. Together that is a tenth of what is sent. */
-const WASM_OPT = ["-Os", "-aimfs", "0", "-fimfs", "0", "-ocimfs", "0", "--reorder-functions-by-name", "--strip-debug", "--strip-producers"];
+/** Nothing is inlined beyond what the compiler did: that is a twentieth of what is sent. */
+const SMALLER = ["-Os", "-aimfs", "0", "-fimfs", "0", "-ocimfs", "0", "--strip-debug", "--strip-producers"];
+/** Function by function as they are named. */
+const IN_ORDER = ["--reorder-functions-by-name", "--strip-debug"];
 
 const cargo = (title, cwd, args, env) => step(title, (onLine) => run("cargo", args, { cwd, env, onLine, title }));
 
@@ -78,12 +80,15 @@ function withoutUnmade(glue, entry) {
   return glue;
 }
 
-const optimise = () => unlessDone("build/.module", hashOf([GLUE[1], BUNDLE, "scripts/build.mjs"]), [MODULE], () =>
+const optimise = () => unlessDone("build/.module", hashOf([GLUE[1], BUNDLE, "scripts/build.mjs", "scripts/resemblance.mjs"]), [MODULE], () =>
   step("wasm-opt", async () => {
-    const [graph, reached] = ["build/reached.json", "build/reached.wasm"];
+    const [graph, reached, smaller, named] = ["build/reached.json", "build/reached.wasm", "build/smaller.wasm", "build/named.wasm"];
+    const binaryen = (tool, args) => run(pinnedNode, [`node_modules/binaryen/bin/${tool}`, ...FEATURES, ...args]);
     fs.writeFileSync(path.join(root, graph), JSON.stringify(await exportsCalled()));
-    await run(pinnedNode, ["node_modules/binaryen/bin/wasm-metadce", "-g", ...FEATURES, GLUE[1], "-f", graph, "-o", reached]);
-    await run(pinnedNode, ["node_modules/binaryen/bin/wasm-opt", ...FEATURES, ...WASM_OPT, reached, "-o", MODULE]);
+    await binaryen("wasm-metadce", [GLUE[1], "-f", graph, "-o", reached]);
+    await binaryen("wasm-opt", [reached, ...SMALLER, "-o", smaller]);
+    fs.writeFileSync(path.join(root, named), namedByResemblance(fs.readFileSync(path.join(root, smaller))));
+    await binaryen("wasm-opt", [named, ...IN_ORDER, "-o", MODULE]);
   }));
 
 /** What the bundle calls of the module, as wasm-metadce wants to be told. */

@@ -3,9 +3,10 @@
 //! The options are those `worker-build` passes: a module whose state can be reset and which learns of an abort, so that a
 //! crashed instance is replaced instead of answering every later request with its error.
 
+mod names;
 mod unwinding;
 
-use std::{env, process::ExitCode};
+use std::{env, fs, path::Path, process::ExitCode};
 
 use wasm_bindgen_cli_support::Bindgen;
 
@@ -27,7 +28,12 @@ fn main() -> ExitCode {
     });
     let result = result.and_then(|mut output| {
         unwinding::without_cleanup(output.wasm_mut());
-        output.emit(out_dir)
+        let renamed = names::shorten(output.wasm_mut());
+        output.emit(out_dir)?;
+        // With the hash at its end no name is the beginning of another.
+        let glue = Path::new(out_dir).join("index.js");
+        let text = renamed.iter().fold(fs::read_to_string(&glue)?, |text, (name, short)| text.replace(name, short));
+        Ok(fs::write(glue, text)?)
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
