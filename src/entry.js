@@ -16,8 +16,6 @@ function act(verdict, request, env, ctx) {
     ctx.waitUntil(tollgate.renew(verdict.slice(6, end), env, Date.now()));
     return response;
   }
-  if (verdict.startsWith("again\n")) return again(verdict);
-  if (verdict.startsWith("keep\n")) return answer(verdict.slice(8), place(verdict, 5));
   if (verdict.startsWith("answer\n")) return answer(verdict);
   if (verdict.startsWith("forward\n")) return forward(verdict.split("\n"), request, env, ctx);
   return tollgate.api(request, env, Date.now()).then((verdict) => act(verdict, request, env, ctx));
@@ -30,24 +28,26 @@ function act(verdict, request, env, ctx) {
  */
 const kept = [];
 
-/** A place is two characters, of six bits each. */
-const place = (verdict, at) => ((verdict.charCodeAt(at) - 48) << 6) | (verdict.charCodeAt(at + 1) - 48);
+/** A place is two characters, of six bits each. What is not to be kept has none. */
+const place = (verdict) => (verdict[7] === "-" ? undefined : ((verdict.charCodeAt(7) - 48) << 6) | (verdict.charCodeAt(8) - 48));
 
-function again(verdict) {
-  const { response, headers, name } = kept[place(verdict, 6)];
-  const last = verdict.lastIndexOf("\n");
-  headers.set(name, verdict.slice(last + 1));
-  return new Response(verdict.slice(9, last), response);
-}
-
-function answer(verdict, keep) {
-  const [, status, body, ...lines] = verdict.split("\n");
+function answer(verdict) {
+  const bodyEnd = verdict.indexOf("\n", 10), valueEnd = verdict.indexOf("\n", bodyEnd + 1);
+  const body = verdict.slice(10, bodyEnd);
+  if (valueEnd < 0) {
+    const { response, headers, name } = kept[place(verdict)];
+    headers.set(name, verdict.slice(bodyEnd + 1));
+    return new Response(body, response);
+  }
+  const [status, ...lines] = verdict.slice(valueEnd + 1).split("\n");
+  lines.push(verdict.slice(bodyEnd + 1, valueEnd));
   const headers = new Headers();
   for (let at = 0; at < lines.length; at += 2) headers.set(lines[at], lines[at + 1]);
   const init = { status: +status, headers };
-  if (keep !== undefined) {
+  const at = place(verdict);
+  if (at !== undefined) {
     const response = new Response(null, init);
-    kept[keep] = { response, headers: response.headers, name: lines.at(-2) };
+    kept[at] = { response, headers: response.headers, name: lines.at(-2) };
   }
   return new Response(status === "204" ? null : body, init);
 }

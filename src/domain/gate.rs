@@ -17,7 +17,7 @@ use super::id::{KeyId, TenantId};
 use super::limit::{self, Admission, Incarnation};
 use super::map::Map;
 use super::name::{OriginName, PlanName};
-use super::path::{CanonicalPath, NotCanonical, Url};
+use super::path::{CanonicalPath, NotCanonical, Url, cut_last};
 use super::plan::Plan;
 use super::resident::{Asked, HeldPlan, Refusal, Resident, Shown, Standing, Way};
 use super::route::{InvalidRoutes, Method, Route, RouteTable, Routed};
@@ -691,7 +691,7 @@ impl Compiled {
 
     /// Which origin a URL is for, and the path there; none for the API of Tollgate itself.
     fn locate<'r>(&self, url: &Url<'r>) -> Result<Option<(&CompiledOrigin, CanonicalPath<'r>)>, Unlocated> {
-        let host = url.host.rsplit_once(':').map_or(url.host, |(host, _)| host);
+        let host = cut_last(url.host, b':').map_or(url.host, |(host, _)| host);
         if let Some(origin) = self.hosts.get(host).and_then(|at| self.origins.get(*at)) {
             return CanonicalPath::parse(url.path).map(|path| Some((origin, path))).map_err(Unlocated::Path);
         }

@@ -70,6 +70,8 @@ pub struct Way {
     pub payer: Option<Slot>,
     /// What refusals of it have in common.
     pub said: Said,
+    /// What answers that let it pass have in common.
+    pub head: Head,
     until: UnixMillis,
     used: Label,
     shown_only: Label,
@@ -134,7 +136,10 @@ type Label = Latest<(u64, KeyId, Counted), String>;
 
 /// What an answer to a refusal says, body and headers, as far as it is the same for this code, this limit and this many seconds
 /// until asking again may help.
-pub type Said = Latest<(Code, Option<Slot>, Option<u64>), (String, String)>;
+pub type Said = Latest<(Code, Option<Slot>, Option<u64>), (String, Rc<str>)>;
+
+/// The headers of an answer that lets pass, as far as they are the same for what is left of each limit, and for how many seconds.
+pub type Head = Latest<Vec<(u64, Option<u64>)>, Rc<str>>;
 
 /// What was made of `K` the last time it was another: made once, however often it is looked at.
 #[derive(Debug)]
@@ -153,6 +158,16 @@ impl<K: PartialEq, V> Latest<K, V> {
             self.0 = None;
         }
         &self.0.get_or_insert_with(|| (of, make())).1
+    }
+}
+
+impl<T: Copy + PartialEq, V> Latest<Vec<T>, V> {
+    /// What `make` made of `all`, which are listed only where they changed.
+    pub fn of_all(&mut self, all: impl Iterator<Item = T> + Clone, make: impl FnOnce() -> V) -> &V {
+        if self.0.as_ref().is_some_and(|(last, _)| !all.clone().eq(last.iter().copied())) {
+            self.0 = None;
+        }
+        &self.0.get_or_insert_with(|| (all.collect(), make())).1
     }
 }
 
@@ -419,6 +434,7 @@ impl Resident {
             meter: None,
             payer: None,
             said: Said::default(),
+            head: Head::default(),
             until,
             used: Label::default(),
             shown_only: Label::default(),

@@ -24,7 +24,7 @@ use crate::domain::route::Method;
 use crate::domain::tally::Behind;
 use crate::domain::time::UnixMillis;
 use crate::wire::problem::{self, Failure};
-use crate::wire::verdict::Verdict;
+use crate::wire::verdict::{Headers, Verdict};
 
 #[wasm_bindgen]
 extern "C" {
@@ -107,11 +107,15 @@ impl Answer {
         if let Some(behind) = self.behind {
             verdict.renew(&behind.to_string());
         }
-        verdict.answer(self.status, &self.body).header("content-type", self.kind);
+        let mut headers = Headers::of_status(self.status);
+        headers.header("content-type", self.kind);
         for (name, value) in &self.headers {
-            verdict.header(name, value);
+            headers.header(name, value);
         }
-        verdict.header("tollgate", &format!("id={id}"));
+        verdict.begin_answer().push_str(&self.body);
+        let value = verdict.begin_value(headers.last("tollgate"));
+        value.push_str("id=");
+        id.push_to(value);
         verdict.into_text()
     }
 }

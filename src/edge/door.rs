@@ -10,11 +10,12 @@ use super::isolate;
 use crate::domain::catalog::Recording;
 use crate::domain::decision::Tier;
 use crate::domain::gate::{Outcome, Refused, Request, Standpoint, Step};
+use crate::domain::path::cut;
 use crate::domain::tally;
 use crate::domain::time::UnixMillis;
 use crate::wire::answer::Asked;
 use crate::wire::headers;
-use crate::wire::verdict::{Release, Verdict};
+use crate::wire::verdict::{Place, Release, Verdict};
 
 /// A time from JavaScript. What is no time is the epoch: then nothing is valid yet, and nothing is admitted.
 pub(crate) fn instant(now: f64) -> UnixMillis {
@@ -39,12 +40,12 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
     isolate::with(|isolate| {
         let asked = Asked { id: isolate.request_id(now), now };
         let config = &isolate.config;
-        let (group, verdict) = match isolate.gate.walk(&request, &config.api_keys) {
+        let verdict = match isolate.gate.walk(&request, &config.api_keys) {
             Step::Elsewhere | Step::Missing(_) | Step::Preflight(_) => return None,
             Step::Refuse(refused) => {
-                let mut verdict = isolate.kept.verdict();
+                let mut verdict = Verdict::at(Place::of(refused.code as u64));
                 behind_refusal(&refused, &mut verdict);
-                (refused.code as u64, config.voice.refusal(&refused, asked, verdict))
+                config.voice.refusal(&refused, asked, verdict)
             }
             Step::Way(mut standpoint) => {
                 let (way, _) = standpoint.way(now)?;
@@ -53,8 +54,8 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
                 }
                 let outcome = standpoint.decide(now);
                 let group = standpoint.group() ^ u64::from(matches!(outcome, Outcome::Refuse(_)));
-                let mut verdict = isolate.kept.verdict();
-                let verdict = match outcome {
+                let mut verdict = Verdict::at(Place::of(group));
+                match outcome {
                     Outcome::Ask => return None,
                     Outcome::Admit(tier) => {
                         tally::admitted(&mut standpoint, now);
@@ -72,20 +73,18 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
                         behind(&mut standpoint, now, &mut verdict);
                         config.voice.refuse(&mut standpoint, &reason, Tier::Isolate, asked, verdict)
                     }
-                };
-                (group, verdict)
+                }
             }
         };
-        Some(isolate.kept.shorten(verdict, group))
+        Some(isolate.kept.shorten(verdict))
     })
     .flatten()
 }
 
-/// Takes a line off `text`. What the library searches lines with is made for pages: it costs a tenth of a decision.
+/// Takes a line off `text`.
 fn next_line<'t>(text: &mut &'t str) -> &'t str {
-    let end = text.bytes().position(|byte| byte == b'\n').unwrap_or(text.len());
-    let (line, rest) = text.split_at(end);
-    *text = rest.get(1..).unwrap_or_default();
+    let (line, rest) = cut(text, b'\n').unwrap_or((text, ""));
+    *text = rest;
     line
 }
 

@@ -3,19 +3,21 @@
 //! Invariant: every answer of the gate says which document it was made from, how old that is and who decided, in one
 //! header: `Tollgate: serial=12, age=840, tier=lease, id=req_...` (an RFC 9651 dictionary; age in milliseconds).
 
+use std::rc::Rc;
+
 use super::headers::{Identity, Signer};
 use super::json::Object;
 use super::problem::{self, Occurrence, Problem, Snapshot};
 use super::push_number;
 use super::ratelimit::{self, Field};
-use super::verdict::{Release, Verdict};
+use super::verdict::{Headers, Release, Verdict};
 use crate::domain::catalog::Target;
 use crate::domain::decision::{Code, Tier};
 use crate::domain::gate::{Passage, Reason, Refused, Standpoint};
 use crate::domain::id::RequestId;
 use crate::domain::path::NotCanonical;
 use crate::domain::plan::Plan;
-use crate::domain::resident::{Resident, Shown};
+use crate::domain::resident::{Resident, Shown, Way};
 use crate::domain::time::UnixMillis;
 
 /// What every answer of one deployment has in common.
@@ -42,11 +44,11 @@ impl Voice {
     pub fn refusal(&self, refused: &Refused<'_>, asked: Asked, mut verdict: Verdict) -> Verdict {
         let detail = refused.path.map(NotCanonical::detail);
         let problem = named(&Problem { detail, ..Problem::new(&self.base_url, refused.code) }, refused.resident);
-        let body = verdict.begin_answer(problem.status);
+        let body = verdict.begin_answer();
         let kind = problem.write_kind(Object::behind(std::mem::take(body)));
         *body = occurrence(refused.resident, refused.tier, asked).write(kind).end();
-        head(problem.status, &mut verdict);
-        signature_line(refused.resident, refused.tier, None, asked, verdict.begin_header("tollgate"));
+        let head = refused_with(problem.status).last(SIGNATURE);
+        signature_line(refused.resident, refused.tier, None, asked, verdict.begin_value(head));
         verdict
     }
 
@@ -64,30 +66,28 @@ impl Voice {
         let retry_s = retry_after_s(reason, asked.now);
         let mut said = standpoint.way(asked.now).map(|(way, _)| std::mem::take(&mut way.said)).unwrap_or_default();
         let kind = (reason.code, reason.limit.as_ref().map(|(shown, _)| shown.slot), retry_s);
-        let (body, headers) = said.of(kind, || self.said(standpoint, reason, retry_s));
-        let answer = verdict.begin_answer(reason.code.status());
+        let (body, head) = said.of(kind, || self.said(standpoint, reason, retry_s));
+        let answer = verdict.begin_answer();
         answer.push_str(body);
         let resident = Some(&*standpoint.resident);
         *answer = occurrence(resident, tier, asked).write(Object::resumed(std::mem::take(answer))).end();
-        verdict.headers(headers);
-        signature_line(resident, tier, None, asked, verdict.begin_header("tollgate"));
+        signature_line(resident, tier, None, asked, verdict.begin_value(Rc::clone(head)));
         if let Some((way, _)) = standpoint.way(asked.now) {
             way.said = said;
         }
         verdict
     }
 
-    /// The body of a refusal, up to what is of one occurrence alone, and its headers.
-    fn said(&self, standpoint: &Standpoint<'_, '_>, reason: &Reason, retry_s: Option<u64>) -> (String, String) {
+    /// The body of a refusal, up to what is of one occurrence alone, and its head.
+    fn said(&self, standpoint: &Standpoint<'_, '_>, reason: &Reason, retry_s: Option<u64>) -> (String, Rc<str>) {
         let Reason { code, feature, limit } = reason;
         let mut problem = Problem::new(&self.base_url, *code);
         if let Some(refusal) = feature {
             problem = Problem { feature: Some(refusal.feature.as_str()), source: Some(refusal.source), ..problem };
         }
-        let mut headers = Verdict::default();
-        head(problem.status, &mut headers);
+        let mut headers = refused_with(problem.status);
         if let Some(seconds) = retry_s {
-            push_number(headers.begin_header("retry-after"), seconds);
+            push_number(headers.begin("retry-after"), seconds);
         }
         if let Some((shown, _)) = limit {
             let cost = standpoint.route.map_or(0, |route| route.cost);
@@ -95,12 +95,12 @@ impl Voice {
             let refuser = problem::Limit { name: name.as_str(), tenant: *tenant, level: *level, quota: *quota, cost };
             problem = problem.limited(refuser, retry_s);
             let spent = ratelimit::Shown { name, quota: *quota, window_s: *window_s, remaining: 0, reset_s: retry_s };
-            ratelimit::write(Field::Policy, [spent], headers.begin_header("ratelimit-policy"));
-            ratelimit::write(Field::Limit, [spent], headers.begin_header("ratelimit"));
+            ratelimit::write(Field::Policy, [spent], headers.begin("ratelimit-policy"));
+            ratelimit::write(Field::Limit, [spent], headers.begin("ratelimit"));
         }
         let body = named(&problem, Some(standpoint.resident)).write_kind(Object::new()).open();
-        // They stay as long as the way does, for each tenant that was refused.
-        (body.into_boxed_str().into_string(), headers.into_text().into_boxed_str().into_string())
+        // It stays as long as the way does, for each tenant that was refused.
+        (body.into_boxed_str().into_string(), headers.last(SIGNATURE))
     }
 
     /// A request that passes: on to its origin, or answered by the built-in one.
@@ -114,9 +114,10 @@ impl Voice {
         asked: Asked,
         mut verdict: Verdict,
     ) -> Verdict {
-        if *standpoint.passage.target == Target::Demo {
+        let head = head(standpoint, asked.now);
+        let value = if *standpoint.passage.target == Target::Demo {
             // A canonical path needs no escaping in JSON: what would is percent-encoded or refused.
-            let body = verdict.begin_answer(200);
+            let body = verdict.begin_answer();
             body.push_str("{\"origin\":\"demo\",\"method\":\"");
             body.push_str(standpoint.passage.method.name());
             body.push_str("\",\"path\":\"");
@@ -124,7 +125,7 @@ impl Voice {
             body.push_str("\",\"tenant\":\"");
             standpoint.resident.tenant().tenant.push_to(body);
             body.push_str("\"}");
-            verdict.header("content-type", "application/json");
+            verdict.begin_value(head)
         } else {
             let resident = &mut *standpoint.resident;
             let tenant = resident.tenant().tenant;
@@ -138,10 +139,9 @@ impl Voice {
             for (name, value) in signed.headers() {
                 verdict.header(name, value);
             }
-            verdict.client();
-        }
-        limits(standpoint, asked.now, &mut verdict);
-        signature_line(Some(standpoint.resident), tier, observed, asked, verdict.begin_header("tollgate"));
+            verdict.begin_client(&head)
+        };
+        signature_line(Some(standpoint.resident), tier, observed, asked, value);
         verdict
     }
 
@@ -149,13 +149,12 @@ impl Voice {
     #[must_use]
     pub fn preflight(&self, passage: &Passage<'_, '_>, mut verdict: Verdict) -> Verdict {
         if *passage.target == Target::Demo {
-            verdict
-                .answer(204, "")
-                .header("access-control-allow-origin", "*")
-                .header("access-control-allow-headers", "*");
+            verdict.begin_answer();
+            let mut headers = Headers::of_status(204);
+            headers.header("access-control-allow-origin", "*");
+            verdict.begin_value(headers.last("access-control-allow-headers")).push('*');
         } else {
             begin_forward(passage, (Release::Free, ""), &mut verdict);
-            verdict.client();
         }
         verdict
     }
@@ -199,35 +198,57 @@ fn occurrence(resident: Option<&Resident>, tier: Tier, asked: Asked) -> Occurren
     }
 }
 
+/// The header that is last in every answer of the gate: it alone is another one each time.
+const SIGNATURE: &str = "tollgate";
+
 /// The first headers of a refusal.
-fn head(status: u16, verdict: &mut Verdict) {
-    verdict.header("content-type", problem::CONTENT_TYPE);
+fn refused_with(status: u16) -> Headers {
+    let mut headers = Headers::of_status(status);
+    headers.header("content-type", problem::CONTENT_TYPE);
     // No cache may store a 429 (RFC 6585, 4), and a flood of them is where a header less is worth most.
     if status != 429 {
-        verdict.header("cache-control", "no-store");
+        headers.header("cache-control", "no-store");
     }
     if status == 401 {
-        verdict.header("www-authenticate", "Bearer realm=\"tollgate\"");
+        headers.header("www-authenticate", "Bearer realm=\"tollgate\"");
     }
+    headers
 }
 
-/// The limits of a request, in the two fields of the draft.
-fn limits(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis, verdict: &mut Verdict) {
-    let Some((way, limits)) = standpoint.resident.way(standpoint.mode, standpoint.number, now) else { return };
-    if way.shown.is_empty() {
-        return;
+/// The first headers of what passes: the built-in origin's; none that are added to another one's.
+fn passed_with(target: &Target) -> Headers {
+    if *target != Target::Demo {
+        return Headers::default();
     }
-    let shown = || {
-        way.shown.iter().map(|shown| ratelimit::Shown {
-            name: &shown.name,
-            quota: shown.quota,
-            window_s: shown.window_s,
-            remaining: limits.remaining(shown.slot),
-            reset_s: shown.ends.map(|ends| ends.since(now).div_ceil(1000)),
-        })
+    let mut headers = Headers::of_status(200);
+    headers.header("content-type", "application/json");
+    headers
+}
+
+/// All headers of what passes: those, and the limits of the request in the two fields of the draft.
+fn head(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Rc<str> {
+    let target = standpoint.passage.target;
+    let Some((way, limits)) = standpoint.resident.way(standpoint.mode, standpoint.number, now) else {
+        return passed_with(target).last(SIGNATURE);
     };
-    ratelimit::write(Field::Policy, shown(), verdict.begin_header("ratelimit-policy"));
-    ratelimit::write(Field::Limit, shown(), verdict.begin_header("ratelimit"));
+    let Way { head, shown, .. } = way;
+    let left = |shown: &Shown| (limits.remaining(shown.slot), shown.ends.map(|ends| ends.since(now).div_ceil(1000)));
+    let head = head.of_all(shown.iter().map(left), || {
+        let mut headers = passed_with(target);
+        if !shown.is_empty() {
+            let shown = || {
+                shown.iter().map(|shown| {
+                    let (remaining, reset_s) = left(shown);
+                    let Shown { name, quota, window_s, .. } = shown;
+                    ratelimit::Shown { name, quota: *quota, window_s: *window_s, remaining, reset_s }
+                })
+            };
+            ratelimit::write(Field::Policy, shown(), headers.begin("ratelimit-policy"));
+            ratelimit::write(Field::Limit, shown(), headers.begin("ratelimit"));
+        }
+        headers.last(SIGNATURE)
+    });
+    Rc::clone(head)
 }
 
 fn begin_forward(passage: &Passage<'_, '_>, release: (Release, &str), verdict: &mut Verdict) {

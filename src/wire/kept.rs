@@ -1,126 +1,73 @@
-//! What the door keeps of answers: status and headers, which hardly ever change, but for the value of the last one.
+//! What the door keeps of answers: their heads (`wire::verdict`), by place.
 //!
-//! Invariant: an answer is shortened only to what the door was told to keep, text for text. So this is for verdicts that the
-//! door acts on at once, in the order in which they were made: those of `warm`, and of nothing that waits.
-//!
-//! ```text
-//! keep  PP           an answer follows (wire::verdict); the door keeps its status and headers at this place
-//! again PP           body, value of the last header; all else is what is kept at this place
-//! ```
+//! Invariant: a head is left out only where it is what the door was last told to keep at that place. So this is for verdicts
+//! that the door acts on at once, in the order in which they were made: those of `warm`, and of nothing that waits.
 
-use super::verdict::{Parts, Verdict};
+use std::rc::Rc;
 
-/// How many places there are. A place is two characters, of six bits each.
-const PLACES: usize = 1 << 12;
+use super::verdict::{Place, Verdict};
 
 /// What the door keeps, by place.
 #[derive(Debug)]
-pub struct Kept {
-    places: Vec<String>,
-    /// Room for the next verdict: that of the one before.
-    room: String,
-}
+pub struct Kept(Vec<Option<Rc<str>>>);
 
 impl Default for Kept {
     fn default() -> Self {
-        Self { places: vec![String::new(); PLACES], room: String::new() }
+        Self(vec![None; Place::COUNT])
     }
 }
 
 impl Kept {
-    /// A verdict to write, for [`Self::shorten`].
+    /// The shortest text that tells the door to give this answer; of other verdicts, the text.
     #[must_use]
-    pub fn verdict(&mut self) -> Verdict {
-        Verdict::within(std::mem::take(&mut self.room))
-    }
-
-    /// The shortest text that tells the door to give this answer; of other verdicts, the text. Answers of one `group`
-    /// are kept at one place, where the last one stays: that others meet there costs time, and nothing else.
-    #[must_use]
-    pub fn shorten(&mut self, verdict: Verdict, group: u64) -> String {
-        // The upper bits of a product are mixed best (Fibonacci hashing): twelve of them.
-        let place = usize::try_from(group.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52).unwrap_or_default();
-        let (Some(Parts { before, status, body, headers, value }), Some(kept)) =
-            (verdict.parts(), self.places.get_mut(place))
-        else {
-            return verdict.into_text();
-        };
-        let known = kept.strip_prefix(status) == Some(headers);
-        let mut text =
-            String::with_capacity(before.len() + body.len() + value.len() + 16 + if known { 0 } else { 256 });
-        text.push_str(before);
-        text.push_str(if known { "again\n" } else { "keep\n" });
-        for six_bits in [place >> 6, place & 63] {
-            text.push(char::from(b'0' + u8::try_from(six_bits).unwrap_or_default()));
+    pub fn shorten(&mut self, verdict: Verdict) -> String {
+        let Some((place, head)) = verdict.head() else { return verdict.into_text() };
+        let Some(kept) = self.0.get_mut(place.number()) else { return verdict.into_text() };
+        // Most often it is the very same one.
+        if kept.as_ref().is_some_and(|kept| Rc::ptr_eq(kept, head) || kept == head) {
+            return verdict.without_head();
         }
-        text.push('\n');
-        if known {
-            text.push_str(body);
-            text.push('\n');
-            text.push_str(value);
-        } else {
-            kept.clear();
-            kept.push_str(status);
-            kept.push_str(headers);
-            for part in ["answer\n", status, body, headers, value] {
-                text.push_str(part);
-            }
-        }
-        self.room = verdict.into_text();
-        text
+        *kept = Some(Rc::clone(head));
+        verdict.into_text()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::verdict::{Headers, Release};
     use super::*;
     use proptest::prelude::*;
 
-    fn answer(status: u16, body: &str, quota: u32, value: &str) -> Verdict {
-        write(Verdict::default(), status, body, quota, value)
+    fn head(status: u16, quota: u32) -> Rc<str> {
+        let mut headers = Headers::of_status(status);
+        headers.header("ratelimit", &quota.to_string());
+        headers.last("tollgate")
     }
 
-    fn write(mut verdict: Verdict, status: u16, body: &str, quota: u32, value: &str) -> Verdict {
-        verdict.answer(status, body).header("ratelimit", &quota.to_string()).header("tollgate", value);
+    fn answer(head: &Rc<str>, body: &str, value: &str, group: u64) -> Verdict {
+        let mut verdict = Verdict::at(Place::of(group));
+        verdict.begin_answer().push_str(body);
+        verdict.begin_value(Rc::clone(head)).push_str(value);
         verdict
-    }
-
-    /// What the door does.
-    #[derive(Default)]
-    struct Door(std::collections::HashMap<String, (String, String)>);
-
-    impl Door {
-        fn answer(&mut self, verdict: &str) -> String {
-            if let Some(rest) = verdict.strip_prefix("again\n") {
-                let (place, rest) = rest.split_once('\n').unwrap();
-                let (body, value) = rest.rsplit_once('\n').unwrap();
-                let (status, headers) = &self.0[place];
-                return format!("answer\n{status}\n{body}\n{headers}\n{value}");
-            }
-            let (place, answer) = verdict.strip_prefix("keep\n").and_then(|rest| rest.split_once('\n')).unwrap();
-            let mut lines = answer.splitn(4, '\n').skip(1);
-            let (status, _, headers) = (lines.next().unwrap(), lines.next(), lines.next().unwrap());
-            let (headers, _) = headers.rsplit_once('\n').unwrap();
-            self.0.insert(place.to_owned(), (status.to_owned(), headers.to_owned()));
-            answer.to_owned()
-        }
     }
 
     #[test]
     fn what_is_kept_is_not_sent_again() {
         let mut kept = Kept::default();
-        let first = kept.shorten(answer(200, "{}", 5, "id=1"), 0);
-        assert_eq!(first, "keep\n00\nanswer\n200\n{}\nratelimit\n5\ntollgate\nid=1");
-        assert_eq!(kept.shorten(answer(200, "[]", 5, "id=2"), 0), "again\n00\n[]\nid=2");
-        assert!(kept.shorten(answer(429, "[]", 5, "id=3"), 0).starts_with("keep"), "another status");
-        assert!(kept.shorten(answer(429, "[]", 5, "id=4"), 1).starts_with("keep"), "another place");
-        let mut renewing = Verdict::default();
+        let five = head(200, 5);
+        assert_eq!(kept.shorten(answer(&five, "{}", "id=1", 0)), "answer\n00\n{}\nid=1\n200\nratelimit\n5\ntollgate");
+        assert_eq!(kept.shorten(answer(&five, "[]", "id=2", 0)), "answer\n00\n[]\nid=2");
+        assert_eq!(kept.shorten(answer(&head(200, 5), "[]", "id=3", 0)), "answer\n00\n[]\nid=3", "written anew");
+        assert!(kept.shorten(answer(&head(429, 5), "[]", "id=4", 0)).contains("\n429\n"), "another status");
+        assert!(kept.shorten(answer(&head(429, 5), "[]", "id=5", 1)).contains("\n429\n"), "another place");
+        let mut renewing = Verdict::at(Place::of(0));
         renewing.renew("ten_x l--");
-        renewing.answer(429, "{}").header("ratelimit", "5").header("tollgate", "id=5");
-        assert_eq!(kept.shorten(renewing, 0), "renew\nten_x l--\nagain\n00\n{}\nid=5");
-        let mut forward = Verdict::default();
-        forward.forward("h", "", super::super::verdict::Release::Free, "https://a/");
-        assert_eq!(kept.shorten(forward, 0), "forward\nh\n\nfree\nhttps://a/");
+        renewing.begin_answer().push_str("{}");
+        renewing.begin_value(head(429, 5)).push_str("id=6");
+        assert_eq!(kept.shorten(renewing), "renew\nten_x l--\nanswer\n00\n{}\nid=6");
+        let mut forward = Verdict::at(Place::of(0));
+        forward.forward("h", "", Release::Free, "https://a/");
+        assert_eq!(kept.shorten(forward), "forward\nh\n\nfree\nhttps://a/");
     }
 
     proptest! {
@@ -128,11 +75,19 @@ mod tests {
         fn the_door_gives_the_answer_that_was_meant(
             answers in proptest::collection::vec((200..204_u16, "[a-z{}]{0,9}", 0..9_u32, "[a-z=]{1,9}", 0..3000_u64), 1..4000),
         ) {
-            let (mut kept, mut door) = (Kept::default(), Door::default());
+            let (mut kept, mut door) = (Kept::default(), std::collections::HashMap::new());
             for (status, body, quota, value, like) in answers {
-                let meant = answer(status, &body, quota, &value).into_text();
-                let verdict = write(kept.verdict(), status, &body, quota, &value);
-                prop_assert_eq!(door.answer(&kept.shorten(verdict, like)), meant);
+                let head = head(status, quota);
+                let verdict = kept.shorten(answer(&head, &body, &value, like));
+                // What the door does.
+                let mut lines = verdict.splitn(5, '\n');
+                prop_assert_eq!(lines.next(), Some("answer"));
+                let place = lines.next().unwrap().to_owned();
+                prop_assert_eq!((lines.next(), lines.next()), (Some(&*body), Some(&*value)));
+                if let Some(head) = lines.next() {
+                    door.insert(place.clone(), head.to_owned());
+                }
+                prop_assert_eq!(door.get(&place).map(String::as_str), Some(&*head));
             }
         }
     }

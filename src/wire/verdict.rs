@@ -5,11 +5,15 @@
 //!
 //! ```text
 //! [renew, what]      call `renew` with this behind the reply
-//! answer             status, body, then names and values of headers in turn, at least one; the last is the one that differs
-//!                    from answer to answer
-//! keep, again        an answer whose headers the door keeps: wire::kept
+//! answer             place, body, value of the last header; then, unless it is what the door keeps at that place, the head:
+//!                    status, names and values of headers in turn, name of the last one
 //! forward            handle, target, release, URL, then headers for the origin in turn, an empty line, headers for the client
 //! ```
+//!
+//! Answers differ from one another in their body and in the last header. Everything else is the head: it is written once, held
+//! by what it follows from, and sent to the door once (`wire::kept`).
+
+use std::rc::Rc;
 
 use crate::wire::push_number;
 
@@ -36,50 +40,93 @@ impl Release {
     }
 }
 
+/// Headers that are being written, names and values in turn, for a verdict to end with.
+#[derive(Debug, Default)]
+pub struct Headers(String);
+
+impl Headers {
+    /// The headers of an answer of this status.
+    #[must_use]
+    pub fn of_status(status: u16) -> Self {
+        let mut text = String::new();
+        push_number(&mut text, u64::from(status));
+        Self(text)
+    }
+
+    /// A header.
+    pub fn header(&mut self, name: &str, value: &str) -> &mut Self {
+        self.begin(name).push_str(value);
+        self
+    }
+
+    /// Begins a header whose value the caller writes.
+    pub fn begin(&mut self, name: &str) -> &mut String {
+        self.line(name);
+        self.0.push('\n');
+        &mut self.0
+    }
+
+    /// All of them, with the name of the last one.
+    #[must_use]
+    pub fn last(mut self, name: &str) -> Rc<str> {
+        self.line(name);
+        self.0.into()
+    }
+
+    fn line(&mut self, text: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.0.push_str(text);
+    }
+}
+
+/// Where the door keeps the head of an answer: two characters, of six bits each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place([u8; 2]);
+
+impl Place {
+    /// How many there are.
+    pub const COUNT: usize = 1 << 12;
+
+    /// The place of all answers of one group. That other groups meet there costs time, and nothing else.
+    #[must_use]
+    pub const fn of(group: u64) -> Self {
+        // The upper bits of a product are mixed best (Fibonacci hashing).
+        let mixed = group.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self([(mixed >> 58) as u8, (mixed >> 52 & 63) as u8])
+    }
+
+    /// Its number, below [`Self::COUNT`].
+    #[must_use]
+    pub fn number(self) -> usize {
+        self.0.into_iter().fold(0, |number, six_bits| number << 6 | usize::from(six_bits))
+    }
+}
+
 /// A verdict that is being written.
 #[derive(Debug)]
 pub struct Verdict {
     text: String,
-    /// Of an answer: where it, its body, its headers and the value of the last one begin.
-    answer: usize,
-    body: usize,
-    headers: usize,
-    value: usize,
+    place: Option<Place>,
+    head: Option<Rc<str>>,
 }
 
-/// What an answer is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parts<'v> {
-    /// What is to be done besides.
-    pub before: &'v str,
-    /// Its status, and the end of that line.
-    pub status: &'v str,
-    /// Its body.
-    pub body: &'v str,
-    /// Its headers, each line behind a line break, and the name of the last one.
-    pub headers: &'v str,
-    /// The value of the last header.
-    pub value: &'v str,
-}
-
-const ANSWER: &str = "answer\n";
-
-/// Room for an answer with all its headers: growing on the way costs more than writing.
-const ROOM: usize = 1024;
+/// Room for an answer that lets pass, without its head: growing on the way costs more than writing, and so does asking for more than
+/// the allocator holds ready (its small chunks end at 256 bytes).
+const ROOM: usize = 240;
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self::within(String::new())
+        Self { text: String::with_capacity(ROOM), place: None, head: None }
     }
 }
 
 impl Verdict {
-    /// A verdict that is written in the room that `text` has.
+    /// A verdict whose head, if it is an answer, may be kept at `place`: for `wire::kept`.
     #[must_use]
-    pub fn within(mut text: String) -> Self {
-        text.clear();
-        text.reserve(ROOM);
-        Self { text, answer: 0, body: 0, headers: 0, value: 0 }
+    pub fn at(place: Place) -> Self {
+        Self { place: Some(place), ..Self::default() }
     }
 
     /// `renew` is to be called with `what` behind the reply.
@@ -99,19 +146,21 @@ impl Verdict {
         verdict.text
     }
 
-    /// The door answers by itself.
-    pub fn answer(&mut self, status: u16, body: &str) -> &mut Self {
-        self.begin_answer(status).push_str(body);
-        self
+    /// Begins an answer of the door itself, whose body the caller writes.
+    pub fn begin_answer(&mut self) -> &mut String {
+        self.text.push_str("answer\n");
+        match self.place {
+            Some(Place(digits)) => self.text.extend(digits.map(|six_bits| char::from(b'0' + six_bits))),
+            None => self.text.push_str("--"),
+        }
+        self.text.push('\n');
+        &mut self.text
     }
 
-    /// Begins an answer whose body the caller writes.
-    pub fn begin_answer(&mut self, status: u16) -> &mut String {
-        self.answer = self.text.len();
-        self.text.push_str(ANSWER);
-        push_number(&mut self.text, u64::from(status));
+    /// Ends the body. `head` is the rest of the answer, but for the value of the last header, which the caller writes.
+    pub fn begin_value(&mut self, head: Rc<str>) -> &mut String {
+        self.head = Some(head);
         self.text.push('\n');
-        self.body = self.text.len();
         &mut self.text
     }
 
@@ -124,58 +173,40 @@ impl Verdict {
         self
     }
 
-    /// A header: for the origin, or behind [`Self::client`] and in an answer for the client.
+    /// A header for the origin.
     pub fn header(&mut self, name: &str, value: &str) -> &mut Self {
-        self.begin_header(name).push_str(value);
+        self.text.push('\n');
+        self.line(name).text.push_str(value);
         self
     }
 
-    /// Headers that were written before, as the text of a verdict that is nothing else.
-    pub fn headers(&mut self, written: &str) -> &mut Self {
-        self.next_header().push_str(written);
-        self
-    }
-
-    /// Begins a header whose value the caller writes.
-    pub fn begin_header(&mut self, name: &str) -> &mut String {
-        self.next_header();
-        self.text.push('\n');
-        self.text.push_str(name);
-        self.text.push('\n');
-        self.value = self.text.len();
+    /// Ends the headers for the origin. `headers` are those for the client, but for the value of the last one, which the caller
+    /// writes.
+    pub fn begin_client(&mut self, headers: &str) -> &mut String {
+        self.text.push_str("\n\n");
+        self.line(headers);
         &mut self.text
     }
 
-    fn next_header(&mut self) -> &mut String {
-        if self.headers == 0 {
-            self.headers = self.text.len();
+    /// The whole text.
+    #[must_use]
+    pub fn into_text(mut self) -> String {
+        if let Some(head) = self.head {
+            self.text.push('\n');
+            self.text.push_str(&head);
         }
-        &mut self.text
+        self.text
     }
 
-    /// Ends the headers for the origin.
-    pub fn client(&mut self) -> &mut Self {
-        self.text.push('\n');
-        self
-    }
-
-    /// The parts of an answer with headers; none where it is something else.
+    /// The head of an answer that has a place.
     #[must_use]
-    pub fn parts(&self) -> Option<Parts<'_>> {
-        let part = |from, to| self.text.get(from..to);
-        (self.body > 0 && self.headers > 0).then_some(())?;
-        Some(Parts {
-            before: part(0, self.answer)?,
-            status: part(self.answer + ANSWER.len(), self.body)?,
-            body: part(self.body, self.headers)?,
-            headers: part(self.headers, self.value)?,
-            value: part(self.value, self.text.len())?,
-        })
+    pub fn head(&self) -> Option<(Place, &Rc<str>)> {
+        self.place.zip(self.head.as_ref())
     }
 
-    /// The text.
+    /// The text without its head, for a door that keeps it.
     #[must_use]
-    pub fn into_text(self) -> String {
+    pub fn without_head(self) -> String {
         self.text
     }
 
@@ -190,44 +221,45 @@ impl Verdict {
 mod tests {
     use super::*;
 
+    fn answer(mut verdict: Verdict) -> Verdict {
+        let mut headers = Headers::of_status(200);
+        headers.header("content-type", "application/json");
+        verdict.begin_answer().push_str("{}");
+        verdict.begin_value(headers.last("tollgate")).push_str("id=1");
+        verdict
+    }
+
     #[test]
     fn an_answer_is_lines_in_a_fixed_order() {
         let mut verdict = Verdict::default();
         verdict.renew("ten_x l");
-        verdict.answer(200, "{}").header("content-type", "application/json");
-        assert_eq!(verdict.into_text(), "renew\nten_x l\nanswer\n200\n{}\ncontent-type\napplication/json");
+        let text = answer(verdict).into_text();
+        assert_eq!(text, "renew\nten_x l\nanswer\n--\n{}\nid=1\n200\ncontent-type\napplication/json\ntollgate");
     }
 
     #[test]
-    fn an_answer_is_known_by_its_parts() {
-        let mut verdict = Verdict::default();
-        verdict.renew("ten_x l");
-        verdict.answer(200, "{}").header("a", "1").header("b", "2");
-        let parts = verdict.parts().unwrap();
-        assert_eq!((parts.before, parts.status, parts.body), ("renew\nten_x l\n", "200\n", "{}"));
-        assert_eq!((parts.headers, parts.value), ("\na\n1\nb\n", "2"));
-        let mut headers = Verdict::default();
-        headers.header("a", "1");
-        let mut same = Verdict::default();
-        same.renew("ten_x l");
-        same.answer(200, "{}").headers(&headers.into_text()).header("b", "2");
-        assert_eq!(same.parts(), Some(parts));
-        let mut verdict = Verdict::default();
+    fn only_an_answer_has_a_head() {
+        let placed = answer(Verdict::at(Place([1, 1])));
+        let (place, head) = placed.head().unwrap();
+        assert_eq!((place.number(), &**head), (65, "200\ncontent-type\napplication/json\ntollgate"));
+        assert_eq!(placed.without_head(), "answer\n11\n{}\nid=1");
+        let mut verdict = Verdict::at(Place([1, 1]));
         verdict.forward("h", "", Release::Free, "https://a/").header("a", "1");
-        assert_eq!(verdict.parts(), None);
+        assert_eq!(verdict.head(), None);
     }
 
     #[test]
     fn what_is_behind_is_said_once() {
-        let once = Verdict::also("answer\n503\n", "ten_x l");
-        assert_eq!(once, "renew\nten_x l\nanswer\n503\n");
+        let once = Verdict::also("answer\n--\n", "ten_x l");
+        assert_eq!(once, "renew\nten_x l\nanswer\n--\n");
         assert_eq!(Verdict::also(&once, "ten_x l"), once);
     }
 
     #[test]
     fn a_forward_tells_the_origins_headers_from_the_clients() {
         let mut verdict = Verdict::default();
-        verdict.forward("h", "service:API", Release::Free, "https://api/x").header("a", "1").client().header("b", "2");
+        verdict.forward("h", "service:API", Release::Free, "https://api/x").header("a", "1");
+        verdict.begin_client(&Headers::default().last("b")).push('2');
         let text = verdict.into_text();
         assert_eq!(
             text.split('\n').collect::<Vec<_>>(),
