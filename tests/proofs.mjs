@@ -4,8 +4,23 @@
 // long. Lines that a proof prints and that are JSON objects are its figures (`figures` in tests/e2e/harness.mjs). `of` is what it
 // is a proof of, where that is not everything: its result holds until one of these changes.
 
+import fs from "node:fs";
+import path from "node:path";
+import { root } from "../scripts/tools.mjs";
+
+/** A module of src/domain and those that it uses, in whatever way they name each other. */
+function withUsed(module, known = new Set()) {
+  const file = [`src/domain/${module}.rs`, `src/domain/${module}`].find((file) => fs.existsSync(path.join(root, file)));
+  if (file === undefined || known.has(file)) return known;
+  known.add(file);
+  const files = file.endsWith(".rs") ? [file] : fs.readdirSync(path.join(root, file)).map((name) => path.join(file, name));
+  const text = files.map((file) => fs.readFileSync(path.join(root, file), "utf8")).join("\n");
+  for (const [, used] of text.matchAll(/\b(?:crate::domain|super)::(\w+)/g)) withUsed(used, known);
+  return known;
+}
+
 /** The lease protocol needs no Worker, and no file outside of these is in it. */
-const RULES = ["src/domain", "tests/domain/limits", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
+const RULES = [...withUsed("limit"), "tests/domain/limits", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
 
 export const proofs = [
   {
