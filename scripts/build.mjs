@@ -46,7 +46,7 @@ const WORKER = {
 /** Named one by one: `--all-features` emits a module that workerd refuses. These are what rustc uses, and unwinding's exceptions. */
 const FEATURES = ["mutable-globals", "sign-ext", "nontrapping-float-to-int", "bulk-memory", "multivalue", "reference-types", "exception-handling"]
   .map((feature) => `--enable-${feature}`);
-/** Nothing is inlined beyond what the compiler did: that is a twentieth of what is sent. */
+/** Nothing is inlined beyond what the compiler did: that is a tenth of what is sent. */
 const SMALLER = ["-Os", "-aimfs", "0", "-fimfs", "0", "-ocimfs", "0", "--strip-debug", "--strip-producers"];
 /** Function by function as they are named. */
 const IN_ORDER = ["--reorder-functions-by-name", "--strip-debug"];

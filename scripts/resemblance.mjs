@@ -1,5 +1,5 @@
 // Puts functions that resemble each other side by side, so that gzip, which looks back 32 KiB, finds what they have in common: a
-// thirtieth of what is sent. Linkers do the same (LLVM's "compression sort"); for a module of wasm, wasm-opt puts functions in
+// twentieth of what is sent. Linkers do the same (LLVM's "compression sort"); for a module of wasm, wasm-opt puts functions in
 // the order of their names, and the names are given here.
 //
 // What two functions have in common is counted in runs of RUN bytes. From each function on it goes to the one of those left
