@@ -5,10 +5,11 @@
 //   3. esbuild    src/entry.js with the glue, in one minified file
 //   4. wasm-opt   the module without what that file never calls, smaller, and in an order that compresses
 //
-// It is what `worker-build --panic-unwind` does, with five differences: the pinned stable toolchain instead of a nightly,
-// nothing that takes minutes to install, a panic that frees nothing on its way (scripts/bindgen/src/unwinding.rs: a tenth of
-// the module), nothing of the dependencies that is never called, and no JavaScript proxies between the platform and the Worker's
-// classes (they cost more than a decision).
+// It is what `worker-build --panic-unwind` does, with these differences: the pinned stable toolchain instead of a nightly, nothing
+// that takes minutes to install, no JavaScript proxies between the platform and the Worker's classes (they cost more than a
+// decision); and for size, a panic that frees nothing on its way (scripts/bindgen/src/unwinding.rs: a tenth of the module), nothing of
+// the dependencies that is never called, imports without hashes (names.rs beside it), and functions in the order of their
+// resemblance.
 //
 // Why std is built too: with the std that rustup ships, a panic aborts the whole instance, which fails every request in flight
 // and forgets the memory of every Durable Object in the isolate. With `-Cpanic=unwind` it fails its own request. Building std
