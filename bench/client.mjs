@@ -1,27 +1,38 @@
-// A client that keeps a pace: requests begin when they are due, not when the one before has ended. wrk cannot do that, and
-// `fetch` costs more than what it asks.
+// A client that keeps a pace: requests are due at their time, whether those before have ended or not, as wrk2 does it. wrk cannot
+// do that, and `fetch` costs more than what it asks.
 
 import net from "node:net";
 
 const END = Buffer.from("\r\n\r\n");
+/** To each gate. A request that is due while all are busy waits its turn: more of them would make a slow gate slower. */
+const CONNECTIONS = 32;
 
 class Connection {
+  #address;
   #socket;
-  #rest = Buffer.alloc(0);
+  #rest;
   #done;
 
   constructor(host, port) {
-    this.#socket = net.connect({ host, port, noDelay: true });
-    this.#socket.on("data", (chunk) => this.#take(chunk));
-    this.#socket.on("error", () => this.#finish({ status: 0 }));
-    this.#socket.on("close", () => this.#finish({ status: 0 }));
+    this.#address = { host, port, noDelay: true };
+    this.#open();
   }
   ask(request, done) {
     this.#done = done;
     this.#socket.write(request);
   }
   close() {
-    this.#socket.destroy();
+    this.#socket.removeAllListeners("close").destroy();
+  }
+  #open() {
+    this.#rest = Buffer.alloc(0);
+    this.#socket = net.connect(this.#address);
+    this.#socket.on("data", (chunk) => this.#take(chunk));
+    this.#socket.on("error", () => {}); // "close" follows
+    this.#socket.on("close", () => {
+      this.#open();
+      this.#finish({ status: 0 });
+    });
   }
   #finish(answer) {
     const done = this.#done;
@@ -40,29 +51,54 @@ class Connection {
   }
 }
 
+/** A gate's connections, and the requests that wait for one. */
+class Gate {
+  #idle;
+  #all;
+  #waiting = [];
+
+  constructor(url) {
+    const { hostname, port } = new URL(url);
+    this.#all = Array.from({ length: CONNECTIONS }, () => new Connection(hostname, Number(port)));
+    this.#idle = [...this.#all];
+  }
+  ask(request, done) {
+    this.#waiting.push({ request, done });
+    if (this.#idle.length) this.#next(this.#idle.pop());
+  }
+  close() {
+    for (const connection of this.#all) connection.close();
+  }
+  #next(connection) {
+    const due = this.#waiting.shift();
+    if (!due) return void this.#idle.push(connection);
+    connection.ask(due.request, (answer) => {
+      due.done(answer);
+      this.#next(connection);
+    });
+  }
+}
+
 /**
- * Asks `path` of each of `urls` in turn, for each of `keys` at `perSecond`, evenly spread; `take(answer, millisecond)` gets each answer.
- * Resolves when `secs` are over and every answer has come.
+ * Asks `path` of each of `urls` in turn, for each of `keys` at `perSecond`, evenly spread; `take(answer, millisecond)` gets each answer
+ * and when its request was due. Resolves when `secs` are over and every answer has come.
  */
 export async function pace({ urls, path, keys, perSecond, secs }, take) {
-  const gates = urls.map((url) => ({ host: new URL(url).hostname, port: Number(new URL(url).port), idle: [], all: [] }));
+  const gates = urls.map((url) => new Gate(url));
   const requests = keys.map((key) => `GET ${path} HTTP/1.1\r\nHost: bench\r\nX-API-Key: ${key}\r\n\r\n`);
   const total = perSecond * keys.length * secs;
   const began = performance.now();
   let sent = 0, answered = 0;
   await new Promise((resolve) => {
     const timer = setInterval(() => {
-      const due = Math.min(total, Math.floor(((performance.now() - began) / 1000) * perSecond * keys.length));
+      const at = performance.now() - began;
+      const due = Math.min(total, Math.floor((at / 1000) * perSecond * keys.length));
       for (; sent < due; sent += 1) {
         // A tenant's requests go to every gate in turn.
         const gate = gates[(sent + Math.floor(sent / keys.length)) % gates.length];
-        const connection = gate.idle.pop() ?? new Connection(gate.host, gate.port);
-        if (!gate.all.includes(connection)) gate.all.push(connection);
-        const at = performance.now();
-        connection.ask(requests[sent % keys.length], (answer) => {
-          if (answer.status) gate.idle.push(connection);
+        gate.ask(requests[sent % keys.length], (answer) => {
           answered += 1;
-          take({ ...answer, us: (performance.now() - at) * 1000 }, at - began);
+          take(answer, at);
         });
       }
       if (sent >= total && answered >= total) {
@@ -71,5 +107,5 @@ export async function pace({ urls, path, keys, perSecond, secs }, take) {
       }
     }, 1);
   });
-  for (const gate of gates) for (const connection of gate.all) connection.close();
+  for (const gate of gates) gate.close();
 }

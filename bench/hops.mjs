@@ -16,7 +16,7 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
  * Tollgate with every binding counted. While `hold.d1` is a promise, D1 answers only when that is fulfilled: an object that
  * writes behind a reply can wait for it, a request that needed D1 would never be answered.
  */
-export async function startCounted(options = {}, holdMs = 0, hold = {}) {
+export async function startCounted(holdMs = 0, hold = {}) {
   const calls = [];
   const note = async ({ binding, phase, detail }) => {
     if (phase === "before") {
@@ -28,7 +28,7 @@ export async function startCounted(options = {}, holdMs = 0, hold = {}) {
   };
   const local = await startLocal({
     workers: [originWorker], services: { ORIGIN: originWorker.name },
-    watch: Object.fromEntries(Object.keys(KINDS).map((binding) => [binding, note])), ...options,
+    watch: Object.fromEntries(Object.keys(KINDS).map((binding) => [binding, note])),
   });
   return { local, calls };
 }
@@ -74,7 +74,7 @@ export async function hops(target) {
 
 async function tollgateHops(target) {
   const hold = {};
-  const { local, calls } = await startCounted({}, HOLD_MS, hold);
+  const { local, calls } = await startCounted(HOLD_MS, hold);
   try {
     await publishCatalog(local, target.name === "tollgate" ? "demo" : { service: "ORIGIN" });
     await publishPlan(local);
@@ -120,7 +120,7 @@ async function strangers(local) {
 /** The first request of each of many tenants, where catalog and plan are warm. */
 export async function cold() {
   const hold = {};
-  const { local, calls } = await startCounted({}, HOLD_MS, hold);
+  const { local, calls } = await startCounted(HOLD_MS, hold);
   try {
     const { url, keys } = await strangers(local);
     await pause(200);

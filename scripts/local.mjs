@@ -27,7 +27,8 @@ const KEPT_LOG_LINES = 2000;
  * - `workers`: further workers, `{ name, script, ...Miniflare's options }`, e.g. an origin; each gets a URL in `urls[name]`
  * - `services`: service bindings of every gate, `{ BINDING: worker name or function (Request) => Response }`
  * - `watch`: `{ BINDING: (call) => verdict }` for KV, D1 and Durable Object bindings of every gate and object. The function sees
- *   `{ binding, phase, method, detail }` before and after each call; returning a string before refuses the call with that message
+ *   `{ binding, phase, method, detail }` before and after each call; returning a string before refuses the call with that message.
+ *   A worker's name in its place has that worker asked, by POST, which spares workerd the way to this process
  * - `cron`: run the scheduled handler every minute
  * - `onLog`: takes each line that workerd prints; without it the last lines are kept for `logs()`
  * - `modules`: the directory of index.js and index_bg.wasm, if not build/
@@ -196,7 +197,7 @@ class Local {
       ...(namespaces[binding] ? { kvNamespaces: { inner: namespaces[binding] } } : {}),
       ...(objects[binding] ? { durableObjects: { inner: { className: objects[binding], scriptName: GATE, useSQLite: true } } } : {}),
       serviceBindings: {
-        judge: async (request) => {
+        judge: typeof judge === "string" ? judge : async (request) => {
           const { Response } = await import("miniflare");
           const refusal = await judge(await request.json());
           return new Response(typeof refusal === "string" ? refusal : null, { status: typeof refusal === "string" ? 503 : 204 });
