@@ -9,7 +9,7 @@ use super::api::{Answer, Call};
 use super::d1::Database;
 use super::documents::{self, Read};
 use super::gate::{self, clock};
-use super::isolate;
+use super::isolate::{self, Isolate};
 use super::object::{answered, ask_tenant};
 use crate::domain::api_key::Mode;
 use crate::domain::catalog::Catalog;
@@ -19,7 +19,6 @@ use crate::domain::document::DocumentKey;
 use crate::domain::feature::{Entitlement, Source};
 use crate::domain::gate::{Caller, Compiled, Refused, Request};
 use crate::domain::id::{KeyId, TenantId};
-use crate::domain::limit::OpId;
 use crate::domain::name::{FeatureName, MeterName, ShardName};
 use crate::domain::resident::Resident;
 use crate::domain::time::UnixMillis;
@@ -261,10 +260,10 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
         return Ok(refusal);
     }
     let (checks, peek) = question(&call.body(QUESTION).await?)?;
-    let random = isolate::random()?;
+    let id = isolate::with(Isolate::op_id).ok_or_else(|| Failure::new(Code::Unavailable))?;
     let mut pending = None;
     let answer = known(&call, &mut |Known { resident, catalog, key, mode, now }| {
-        let assessed = check::assess(resident, catalog, (key, mode), &checks, peek, OpId(random), now);
+        let assessed = check::assess(resident, catalog, (key, mode), &checks, peek, id, now);
         let answer = answer(&call, (resident, catalog, mode), &checks, &assessed.findings, None, now);
         pending = assessed.pending.map(|pending| (pending, assessed.findings));
         Ok(answer)

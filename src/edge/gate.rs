@@ -144,8 +144,7 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<
     let mut overloaded = false;
     for _ in 0..WALKS {
         let now = clock().max(head.now);
-        let random = isolate::random()?;
-        let Some(next) = isolate::with(|isolate| pass(isolate, head, random, now)) else { break };
+        let Some(next) = isolate::with(|isolate| pass(isolate, head, now)) else { break };
         match next {
             Next::Done(text) | Next::Forward(text) => return Ok(text),
             Next::Read(keys) => {
@@ -240,8 +239,9 @@ pub(crate) async fn within<T>(ms: u64, future: impl Future<Output = T>) -> Optio
 }
 
 /// One pass over the walk, to where it ends or something is missing.
-fn pass(isolate: &mut isolate::Isolate, head: &Head, random: u128, now: UnixMillis) -> Next {
+fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
     let request = head.request(now);
+    let id = isolate.op_id();
     let asked = Asked { id: head.id, now };
     let config = &isolate.config;
     let mut standpoint = match isolate.gate.walk(&request, &config.api_keys) {
@@ -279,7 +279,7 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, random: u128, now: UnixMill
             Next::Done(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict).into_text())
         }
         Outcome::Admit(tier) if exact && tier == Tier::Lease => {
-            let handle = paid_here(&mut standpoint, head, OpId(random), now);
+            let handle = paid_here(&mut standpoint, head, id, now);
             behind(&mut standpoint, now, &mut verdict);
             let release = (Release::Record, handle.as_str());
             Next::Forward(config.voice.pass(&mut standpoint, tier, None, release, asked, verdict).into_text())
@@ -290,7 +290,6 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, random: u128, now: UnixMill
             Next::Done(config.voice.pass(&mut standpoint, tier, None, (Release::Free, ""), asked, verdict).into_text())
         }
         Outcome::Ask => {
-            let id = OpId(random);
             let name = event_id(&standpoint, head);
             // Dated by the request, not by the try: the same event each time.
             let events: Vec<Event> = tally::event(&mut standpoint, &name, head.id, head.now).into_iter().collect();

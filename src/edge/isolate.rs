@@ -13,6 +13,7 @@ use super::config::Config;
 use crate::domain::decision::Code;
 use crate::domain::gate::Gate;
 use crate::domain::id::RequestId;
+use crate::domain::limit::OpId;
 use crate::domain::time::UnixMillis;
 use crate::wire::kept::Kept;
 use crate::wire::problem::Failure;
@@ -25,8 +26,9 @@ pub(crate) struct Isolate {
     pub(crate) gate: Gate,
     /// What the door keeps of answers.
     pub(crate) kept: Kept,
-    random: u128,
-    requests: u128,
+    /// Where its numbers begin, which no other isolate's do, and how many it has given.
+    beginning: u128,
+    given: u128,
 }
 
 thread_local! {
@@ -53,10 +55,20 @@ impl From<NoRandom> for worker::Error {
 }
 
 impl Isolate {
-    /// A request id: the time, then a number that this isolate alone counts from a random beginning.
+    /// A request id: the time, then a number of its own.
     pub(crate) fn request_id(&mut self, now: UnixMillis) -> RequestId {
-        self.requests += 1;
-        RequestId::new(now, self.random.wrapping_add(self.requests))
+        RequestId::new(now, self.number())
+    }
+
+    /// An op of its own.
+    pub(crate) fn op_id(&mut self) -> OpId {
+        OpId(self.number())
+    }
+
+    /// A number that no isolate gives again: 128 bits, counted from a random beginning.
+    fn number(&mut self) -> u128 {
+        self.given += 1;
+        self.beginning.wrapping_add(self.given)
     }
 }
 
@@ -92,8 +104,8 @@ pub(crate) fn ready(env: &Env) -> Result<Arc<Config>> {
         config: Arc::clone(&config),
         gate: Gate::new(random()?),
         kept: Kept::default(),
-        random: random()?,
-        requests: 0,
+        beginning: random()?,
+        given: 0,
     };
     ISOLATE.set(Some(Box::new(isolate)));
     Ok(config)
