@@ -52,12 +52,12 @@ function bindings(local, documents, object) {
 }
 
 const url = `https://api.example.com/gate${PATH}`;
-const request = (key) => ({ method: "GET", url, headers: { get: (name) => (name === "x-api-key" ? key : null) } });
+const headOf = (key) => `GET\n${url}\n${key}\n`;
 const microseconds = (since) => Number(process.hrtime.bigint() - since) / 1000;
 
 async function warmTimes(env, keys) {
   const tollgate = await isolate();
-  for (let turn = 0; turn < 8; turn += 1) for (const key of keys) await tollgate.gate(request(key), env, Date.now());
+  for (let turn = 0; turn < 8; turn += 1) for (const key of keys) await tollgate.gate(headOf(key), "", false, env, Date.now());
   const times = [];
   let warm = 0, asked = 0;
   for (let round = 0; round < WARM.rounds; round += 1) {
@@ -66,7 +66,7 @@ async function warmTimes(env, keys) {
     const now = Date.now();
     const began = process.hrtime.bigint();
     for (let call = 0; call < WARM.calls; call += 1) {
-      const verdict = tollgate.warm(`GET\n${url}\n${keys[call % keys.length]}\n`, now);
+      const verdict = tollgate.warm(headOf(keys[call % keys.length]), now);
       if (verdict === undefined) missed.push(keys[call % keys.length]);
       else if (verdict.startsWith("renew\n")) behind.add(verdict.slice(6, verdict.indexOf("\n", 6)));
     }
@@ -76,7 +76,7 @@ async function warmTimes(env, keys) {
     if (!missed.length) times.push(took / WARM.calls);
     // Behind the replies, and the requests that had to ask: not what is measured here.
     for (const what of behind) tollgate.renew(what, env, Date.now());
-    for (const key of new Set(missed)) await tollgate.gate(request(key), env, Date.now());
+    for (const key of new Set(missed)) await tollgate.gate(headOf(key), "", false, env, Date.now());
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   return { times, warm, asked };
@@ -92,14 +92,14 @@ async function coldTimes(bindings, keys) {
   for (let round = 0; round < COLD_ROUNDS; round += 1) {
     const tollgate = await isolate();
     const [first, ...others] = keys;
-    await tollgate.gate(request(first), env, Date.now());
+    await tollgate.gate(headOf(first), "", false, env, Date.now());
     for (const key of others) {
       let took;
       asked = () => (took ??= microseconds(began));
-      const head = request(key);
+      const head = headOf(key);
       const now = Date.now();
       const began = process.hrtime.bigint();
-      await tollgate.gate(head, env, now);
+      await tollgate.gate(head, "", false, env, now);
       times.push(took);
     }
   }

@@ -118,7 +118,8 @@ function decide(request, env, ctx) {
   const head = `${request.method}\n${request.url}\n${headers.get("x-api-key") ?? ""}\n${headers.get("authorization") ?? ""}`;
   const verdict = tollgate.warm(head, Date.now());
   if (verdict !== undefined) return act(verdict, request, env, ctx);
-  return tollgate.gate(request, env, Date.now()).then((verdict) => act(verdict, request, env, ctx));
+  const preflight = headers.has("access-control-request-method");
+  return tollgate.gate(head, headers.get("idempotency-key") ?? "", preflight, env, Date.now()).then((verdict) => act(verdict, request, env, ctx));
 }
 
 export default {

@@ -23,18 +23,15 @@ pub(crate) fn instant(now: f64) -> UnixMillis {
     UnixMillis(now as u64)
 }
 
-/// Decides about a request from memory alone: no I/O, no waiting. `undefined` where that is not possible. `head` is method,
-/// URL, `X-API-Key` and `Authorization`, a line each: one text costs one copy into this memory, four cost four.
+/// Decides about a request from memory alone: no I/O, no waiting. `undefined` where that is not possible. `head` is what
+/// [`request`] reads.
 #[wasm_bindgen]
 #[must_use]
 pub fn warm(head: &str, now: f64) -> Option<String> {
     let now = instant(now);
-    let mut rest = head;
-    let mut line = || next_line(&mut rest);
-    let (method, url, api_key, authorization) = (line(), line(), line(), line());
-    let request = Request { method, url, api_key, authorization, waits: false, preflight: false, now };
+    let request = request(head, now);
     // Whether an OPTIONS is a preflight only its headers tell.
-    if method == "OPTIONS" {
+    if request.method == "OPTIONS" {
         return None;
     }
     isolate::with(|isolate| {
@@ -79,6 +76,15 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
         Some(isolate.kept.shorten(verdict))
     })
     .flatten()
+}
+
+/// What `head` says of a request: its method, its URL, its `X-API-Key` and its `Authorization`, a line each. One text costs one copy
+/// into this memory, four cost four.
+pub(crate) fn request(head: &str, now: UnixMillis) -> Request<'_> {
+    let mut rest = head;
+    let mut line = || next_line(&mut rest);
+    let (method, url, api_key, authorization) = (line(), line(), line(), line());
+    Request { method, url, api_key, authorization, waits: false, preflight: false, now }
 }
 
 /// Takes a line off `text`.

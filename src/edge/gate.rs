@@ -13,12 +13,11 @@ use js_sys::Promise;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
-use worker::worker_sys::web_sys;
 use worker::{Date, Delay, Env, console_error};
 
 use super::config::Config;
 use super::documents::{self, Read};
-use super::door::{behind, behind_refusal, instant};
+use super::door::{self, behind, behind_refusal, instant};
 use super::isolate;
 use super::object::{Unreachable, ask_limiter};
 use super::promise::{all, promise};
@@ -55,23 +54,22 @@ pub(crate) fn clock() -> UnixMillis {
     UnixMillis(Date::now().as_millis())
 }
 
-/// Decides about a request, waiting for what it needs. The answer is a verdict, or `api`: the request is not for the gate.
+/// Decides about a request, waiting for what it needs. `head` is what `warm` could not decide; the rest is of its headers: its
+/// `Idempotency-Key`, and whether it has an `Access-Control-Request-Method`. The answer is a verdict, or `api`: the request is not
+/// for the gate.
 #[wasm_bindgen]
-pub fn gate(request: &web_sys::Request, env: Env, now: f64) -> Promise {
-    let mut head = Head::of(request, instant(now));
+pub fn gate(head: String, idempotency_key: String, preflight: bool, env: Env, now: f64) -> Promise {
+    let now = instant(now);
     promise(async move {
         let config = isolate::ready(&env)?;
-        head.id = isolate::request_id(head.now)?;
+        let head = Head { text: head, preflight, idempotency_key, id: isolate::request_id(now)?, now };
         Ok(Some(decide(&env, &config, &head).await?))
     })
 }
 
 /// What of a request a decision looks at, owned.
 struct Head {
-    method: String,
-    url: String,
-    api_key: String,
-    authorization: String,
+    text: String,
     preflight: bool,
     /// The caller's own name for what it asks: the same when it asks again.
     idempotency_key: String,
@@ -80,31 +78,8 @@ struct Head {
 }
 
 impl Head {
-    fn of(request: &web_sys::Request, now: UnixMillis) -> Self {
-        let headers = request.headers();
-        let header = |name| headers.get(name).ok().flatten().unwrap_or_default();
-        Self {
-            method: request.method(),
-            url: request.url(),
-            api_key: header("x-api-key"),
-            authorization: header("authorization"),
-            preflight: !header("access-control-request-method").is_empty(),
-            idempotency_key: header("idempotency-key"),
-            id: RequestId::new(now, 0),
-            now,
-        }
-    }
-
     fn request(&self, now: UnixMillis) -> Request<'_> {
-        Request {
-            method: &self.method,
-            url: &self.url,
-            api_key: &self.api_key,
-            authorization: &self.authorization,
-            waits: true,
-            preflight: self.preflight,
-            now,
-        }
+        Request { waits: true, preflight: self.preflight, ..door::request(&self.text, now) }
     }
 }
 
@@ -151,7 +126,7 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<
                 let for_catalog = keys.contains(&DocumentKey::Catalog);
                 if let Some(code) = read_all(env, config, head, keys, now).await {
                     // Without a catalog nobody knows the gate's hostnames; its prefix is known all the same.
-                    return Ok(if for_catalog && !crate::domain::gate::is_prefixed(&head.url) {
+                    return Ok(if for_catalog && !crate::domain::gate::is_prefixed(head.request(now).url) {
                         "api".to_owned()
                     } else {
                         refuse(config, code, head.id, now)
