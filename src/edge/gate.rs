@@ -198,19 +198,21 @@ pub(crate) async fn insist(
 ) -> Option<Result<LimitAnswer, Unreachable>> {
     let ask = |call| ask_limiter(env, config, tenant, Box::new(call));
     let first = std::pin::pin!(ask(call.clone()));
-    let again = std::pin::pin!(async {
-        Delay::from(Duration::from_millis(RESEND_MS)).await;
-        ask(call).await
-    });
-    within(WAIT_MS, async { select(first, again).await.factor_first().0 }).await
+    // One timer at a time: most answers come before the first one rings.
+    match select(first, after(RESEND_MS)).await {
+        Either::Left((answer, _)) => Some(answer),
+        Either::Right(((), first)) => {
+            let again = std::pin::pin!(ask(call));
+            match select(select(first, again), after(WAIT_MS - RESEND_MS)).await {
+                Either::Left((answer, _)) => Some(answer.factor_first().0),
+                Either::Right(_) => None,
+            }
+        }
+    }
 }
 
-/// `future`, unless it takes longer than `ms`.
-pub(crate) async fn within<T>(ms: u64, future: impl Future<Output = T>) -> Option<T> {
-    match select(std::pin::pin!(future), std::pin::pin!(Delay::from(Duration::from_millis(ms)))).await {
-        Either::Left((value, _)) => Some(value),
-        Either::Right(_) => None,
-    }
+fn after(ms: u64) -> Delay {
+    Delay::from(Duration::from_millis(ms))
 }
 
 /// One pass over the walk, to where it ends or something is missing.
@@ -545,7 +547,7 @@ async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
             resident.limits.wakes_at()
         });
         let Some(wakes) = wakes.flatten().filter(|wakes| *wakes < until) else { break };
-        Delay::from(Duration::from_millis(wakes.since(clock()).clamp(20, 5_000))).await;
+        after(wakes.since(clock()).clamp(20, 5_000)).await;
     }
 }
 
