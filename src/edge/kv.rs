@@ -6,6 +6,7 @@ use wasm_bindgen::prelude::*;
 use worker::Env;
 
 use super::config;
+use super::object::Unreachable;
 
 #[wasm_bindgen]
 extern "C" {
@@ -33,7 +34,7 @@ impl Documents {
     /// # Errors
     /// When KV does not answer.
     pub(crate) async fn get(&self, name: &str) -> Result<Option<String>, String> {
-        self.0.get(name).await.map(|text| text.as_string()).map_err(|error| thrown(&error))
+        self.0.get(name).await.map(|text| text.as_string()).map_err(|error| Unreachable::thrown(&error).message)
     }
 
     /// Puts a document under its name.
@@ -41,10 +42,6 @@ impl Documents {
     /// # Errors
     /// When KV does not take it.
     pub(crate) async fn put(&self, name: &str, signed: &str) -> Result<(), String> {
-        self.0.put(name, signed).await.map(drop).map_err(|error| thrown(&error))
+        self.0.put(name, signed).await.map(drop).map_err(|error| Unreachable::thrown(&error).message)
     }
-}
-
-fn thrown(error: &JsValue) -> String {
-    format!("{error:?}")
 }

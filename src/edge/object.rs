@@ -39,10 +39,12 @@ impl Unreachable {
         Self { message: message.into(), overloaded: false }
     }
 
-    fn thrown(error: &JsValue) -> Self {
+    /// What the platform threw.
+    pub(crate) fn thrown(error: &JsValue) -> Self {
         let overloaded = js_sys::Reflect::get(error, &"overloaded".into()).is_ok_and(|flag| flag.is_truthy());
         let message = js_sys::Reflect::get(error, &"message".into()).ok().and_then(|text| text.as_string());
-        Self { message: message.unwrap_or_else(|| format!("{error:?}")), overloaded }
+        let message = message.or_else(|| error.as_string()).unwrap_or_else(|| "thrown without a message".to_owned());
+        Self { message, overloaded }
     }
 }
 
