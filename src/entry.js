@@ -29,13 +29,13 @@ function act(verdict, request, env, ctx) {
 const kept = [];
 
 /** A place is two characters, of six bits each. What is not to be kept has none. */
-const place = (verdict) => (verdict[7] === "-" ? undefined : ((verdict.charCodeAt(7) - 48) << 6) | (verdict.charCodeAt(8) - 48));
+const place = (text, at) => (text[at] === "-" ? undefined : ((text.charCodeAt(at) - 48) << 6) | (text.charCodeAt(at + 1) - 48));
 
 function answer(verdict) {
   const bodyEnd = verdict.indexOf("\n", 10), valueEnd = verdict.indexOf("\n", bodyEnd + 1);
   const body = verdict.slice(10, bodyEnd);
   if (valueEnd < 0) {
-    const { response, headers, name } = kept[place(verdict)];
+    const { response, headers, name } = kept[place(verdict, 7)];
     headers.set(name, verdict.slice(bodyEnd + 1));
     return new Response(body, response);
   }
@@ -44,7 +44,7 @@ function answer(verdict) {
   const headers = new Headers();
   for (let at = 0; at < lines.length; at += 2) headers.set(lines[at], lines[at + 1]);
   const init = { status: +status, headers };
-  const at = place(verdict);
+  const at = place(verdict, 7);
   if (at !== undefined) {
     const response = new Response(null, init);
     kept[at] = { response, headers: response.headers, name: lines.at(-2) };
@@ -78,14 +78,36 @@ function stripped(headers) {
   return refused;
 }
 
+/**
+ * Headers of what is passed on, by their place: names and values in turn, then the names of those whose values are other ones each
+ * time. Rust says them once.
+ */
+const callers = [], clients = [];
+
+function keep(headers, at, said) {
+  if (said.length === 0) return headers[at];
+  if (at !== undefined) headers[at] = said;
+  return said;
+}
+
+function setAll(headers, said, values) {
+  const same = said.length - values.length;
+  for (let at = 0; at < same; at += 2) headers.set(said[at], said[at + 1]);
+  for (let at = 0; at < values.length; at += 1) headers.set(said[same + at], values[at]);
+}
+
 /** Sends an admitted request on, streaming both ways, and releases the answer when its use is recorded as its meter demands. */
 async function forward(lines, request, env, ctx) {
-  const [, handle, target, release, url] = lines;
+  const [, handle, release, target, url, callerAt, clientAt] = lines;
   const headers = new Headers(request.headers);
   for (const name of stripped(headers)) headers.delete(name);
   if (request.headers.get("upgrade")?.toLowerCase() === "websocket") headers.set("upgrade", "websocket");
-  let at = 5;
-  for (; lines[at] !== undefined && lines[at] !== ""; at += 2) headers.set(lines[at], lines[at + 1]);
+  let client;
+  if (callerAt !== undefined) {
+    const end = lines.indexOf("", 11);
+    client = keep(clients, place(clientAt, 0), lines.slice(11, end < 0 ? lines.length : end));
+    setAll(headers, keep(callers, place(callerAt, 0), end < 0 ? [] : lines.slice(end + 1)), lines.slice(7, 10));
+  }
   const recorded = release === "record" ? tollgate.record(handle, env) : undefined;
   // A body of GET or HEAD means nothing (RFC 9110, 9.3.1), and the platform sends none.
   const body = request.method === "GET" || request.method === "HEAD" ? undefined : request.body;
@@ -103,7 +125,7 @@ async function forward(lines, request, env, ctx) {
   const response = answer.status === 101
     ? new Response(null, { status: 101, headers: answer.headers, webSocket: answer.webSocket })
     : new Response(answer.body, answer);
-  for (at += 1; at < lines.length; at += 2) response.headers.set(lines[at], lines[at + 1]);
+  if (client !== undefined) setAll(response.headers, client, [lines[10]]);
   return response;
 }
 

@@ -39,7 +39,7 @@ pub struct Resident {
     /// The newest serial that anyone told of.
     wanted_serial: u64,
     /// The features that are on, and until when that is so.
-    features: Option<(UnixMillis, String)>,
+    features: Option<(UnixMillis, Rc<str>)>,
     levels: Vec<feature::Level>,
     plans: Vec<Option<Rc<HeldPlan>>>,
     /// The serial of the catalog that `ways` follow from.
@@ -238,22 +238,26 @@ impl Resident {
         self.wanted_serial > self.document.serial
     }
 
-    /// The features that are on for it at `now`, joined by commas.
-    pub fn features(&mut self, catalog: &Catalog, now: UnixMillis) -> &str {
-        if self.features.as_ref().is_none_or(|(until, _)| now >= *until) {
-            let mut until = self.document.expires;
-            let mut text = String::new();
-            for name in catalog.features.keys() {
-                let entitlement = self.entitlement(catalog, name.as_str(), now);
-                until = entitlement.until.map_or(until, |ends| until.min(ends));
-                if entitlement.enabled {
-                    text.push_str(if text.is_empty() { "" } else { "," });
-                    text.push_str(name.as_str());
-                }
-            }
-            self.features = Some((until, text));
+    /// The features that are on for it at `now`, joined by commas: the very same text as long as nothing changes.
+    pub fn features(&mut self, catalog: &Catalog, now: UnixMillis) -> Rc<str> {
+        if let Some((until, text)) = &self.features
+            && now < *until
+        {
+            return Rc::clone(text);
         }
-        self.features.as_ref().map_or("", |(_, text)| text)
+        let mut until = self.document.expires;
+        let mut text = String::new();
+        for name in catalog.features.keys() {
+            let entitlement = self.entitlement(catalog, name.as_str(), now);
+            until = entitlement.until.map_or(until, |ends| until.min(ends));
+            if entitlement.enabled {
+                text.push_str(if text.is_empty() { "" } else { "," });
+                text.push_str(name.as_str());
+            }
+        }
+        let text: Rc<str> = text.into();
+        self.features = Some((until, Rc::clone(&text)));
+        text
     }
 
     /// Who it is.

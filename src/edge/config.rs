@@ -8,7 +8,7 @@ use worker::{Env, Error};
 
 use crate::domain::api_key::{KeyHash, KeyRing};
 use crate::wire::answer::Voice;
-use crate::wire::headers::Signer;
+use crate::wire::caller::Signer;
 use crate::wire::jws::DocumentRing;
 
 /// The parsed configuration.
@@ -19,6 +19,8 @@ pub(crate) struct Config {
     pub(crate) api_keys: KeyRing,
     /// What every answer has in common.
     pub(crate) voice: Voice,
+    /// Signs what an origin is told.
+    pub(crate) signer: Signer,
     /// The hash of the first operator key.
     pub(crate) operator_key: KeyHash,
     /// Whether jurisdictions are the platform's own, or (on one machine) only a part of each object's name.
@@ -53,10 +55,8 @@ impl Config {
             documents: DocumentRing::new(documents).map_err(|_| unusable("DOCUMENT_KEYS"))?,
             api_keys: KeyRing::new(api_keys.iter().map(|(_, secret)| secret.as_slice()))
                 .map_err(|_| unusable("API_KEY_KEYS"))?,
-            voice: Voice {
-                base_url: env.var("PUBLIC_URL")?.to_string(),
-                signer: Signer::new(origin).map_err(|_| unusable("ORIGIN_KEY"))?,
-            },
+            voice: Voice { base_url: env.var("PUBLIC_URL")?.to_string() },
+            signer: Signer::new(origin).map_err(|_| unusable("ORIGIN_KEY"))?,
             jurisdictions: match env.var("ENVIRONMENT")?.to_string().as_str() {
                 "production" => Jurisdictions::Platform,
                 "local" => Jurisdictions::Names,

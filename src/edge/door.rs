@@ -13,9 +13,9 @@ use crate::domain::gate::{Outcome, Refused, Request, Standpoint, Step};
 use crate::domain::path::cut;
 use crate::domain::tally;
 use crate::domain::time::UnixMillis;
-use crate::wire::answer::Asked;
+use crate::wire::answer::{Asked, Passed};
 use crate::wire::headers;
-use crate::wire::verdict::{Place, Release, Verdict};
+use crate::wire::verdict::{Place, Verdict};
 
 /// A time from JavaScript. What is no time is the epoch: then nothing is valid yet, and nothing is admitted.
 pub(crate) fn instant(now: f64) -> UnixMillis {
@@ -57,13 +57,14 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
                     Outcome::Admit(tier) => {
                         tally::admitted(&mut standpoint, now);
                         behind(&mut standpoint, now, &mut verdict);
-                        config.voice.pass(&mut standpoint, tier, None, (Release::Free, ""), asked, verdict)
+                        let passed = Passed::by(tier);
+                        config.voice.pass(&mut standpoint, &mut isolate.callers, passed, asked, verdict)
                     }
                     Outcome::Observed(code) => {
                         tally::observed(&mut standpoint, code, asked.id, now);
                         behind(&mut standpoint, now, &mut verdict);
-                        let release = (Release::Free, "");
-                        config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), release, asked, verdict)
+                        let passed = Passed::despite(code, Tier::Isolate);
+                        config.voice.pass(&mut standpoint, &mut isolate.callers, passed, asked, verdict)
                     }
                     Outcome::Refuse(reason) => {
                         tally::refused(&mut standpoint, reason.code, asked.id, now);

@@ -31,7 +31,7 @@ use crate::domain::outbox::Event;
 use crate::domain::resident::Shown;
 use crate::domain::tally::{self, Behind};
 use crate::domain::time::UnixMillis;
-use crate::wire::answer::Asked;
+use crate::wire::answer::{Asked, Passed};
 use crate::wire::json;
 use crate::wire::object::LimitAnswer;
 use crate::wire::verdict::{Release, Verdict};
@@ -220,7 +220,7 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
     let request = head.request(now);
     let id = isolate.op_id();
     let asked = Asked { id: head.id, now };
-    let config = &isolate.config;
+    let (config, callers) = (&isolate.config, &mut isolate.callers);
     let mut standpoint = match isolate.gate.walk(&request, &config.api_keys) {
         Step::Elsewhere => return Next::Done("api".to_owned()),
         Step::Missing(keys) => return Next::Read(keys),
@@ -252,19 +252,19 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
         Outcome::Observed(code) => {
             tally::observed(&mut standpoint, code, asked.id, now);
             behind(&mut standpoint, now, &mut verdict);
-            let free = (Release::Free, "");
-            Next::Done(config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict).into_text())
+            let passed = Passed::despite(code, Tier::Isolate);
+            Next::Done(config.voice.pass(&mut standpoint, callers, passed, asked, verdict).into_text())
         }
         Outcome::Admit(tier) if exact && tier == Tier::Lease => {
             let handle = paid_here(&mut standpoint, head, id, now);
             behind(&mut standpoint, now, &mut verdict);
-            let release = (Release::Record, handle.as_str());
-            Next::Forward(config.voice.pass(&mut standpoint, tier, None, release, asked, verdict).into_text())
+            let passed = Passed { release: (Release::Record, &handle), ..Passed::by(tier) };
+            Next::Forward(config.voice.pass(&mut standpoint, callers, passed, asked, verdict).into_text())
         }
         Outcome::Admit(tier) => {
             tally::admitted(&mut standpoint, now);
             behind(&mut standpoint, now, &mut verdict);
-            Next::Done(config.voice.pass(&mut standpoint, tier, None, (Release::Free, ""), asked, verdict).into_text())
+            Next::Done(config.voice.pass(&mut standpoint, callers, Passed::by(tier), asked, verdict).into_text())
         }
         Outcome::Ask => {
             let name = event_id(&standpoint, head);
@@ -354,7 +354,7 @@ fn conclude(
 ) -> (Came, String) {
     let request = head.request(now);
     let asked = Asked { id: head.id, now };
-    let config = &isolate.config;
+    let (config, callers) = (&isolate.config, &mut isolate.callers);
     let Step::Way(mut standpoint) = isolate.gate.walk(&request, &config.api_keys) else {
         let text = config.voice.refusal(&Refused::new(Code::Unavailable), asked, Verdict::default()).into_text();
         return (Came::Unknown, text);
@@ -368,19 +368,16 @@ fn conclude(
             let handle = if settle { ending(&standpoint, id) } else { String::new() };
             let demo = *standpoint.passage.target == Target::Demo;
             let release = if settle && !demo { (Release::Settle, handle.as_str()) } else { (Release::Free, "") };
-            (
-                Came::Admitted,
-                config.voice.pass(&mut standpoint, Tier::Limiter, None, release, asked, verdict).into_text(),
-            )
+            let passed = Passed { release, ..Passed::by(Tier::Limiter) };
+            (Came::Admitted, config.voice.pass(&mut standpoint, callers, passed, asked, verdict).into_text())
         }
         Limited::Deny(denial) => {
             let code = limit_code(denial.code);
             if observes {
                 tally::observed(&mut standpoint, code, asked.id, now);
                 behind(&mut standpoint, now, &mut verdict);
-                let free = (Release::Free, "");
-                let text =
-                    config.voice.pass(&mut standpoint, Tier::Limiter, Some(code), free, asked, verdict).into_text();
+                let passed = Passed::despite(code, Tier::Limiter);
+                let text = config.voice.pass(&mut standpoint, callers, passed, asked, verdict).into_text();
                 return (Came::Refused, text);
             }
             tally::refused(&mut standpoint, code, asked.id, now);
@@ -394,9 +391,8 @@ fn conclude(
             let code = Code::LimiterUnavailable;
             if observes || standpoint.fail() == Fail::Open {
                 tally::observed(&mut standpoint, code, asked.id, now);
-                let free = (Release::Free, "");
-                let text =
-                    config.voice.pass(&mut standpoint, Tier::Isolate, Some(code), free, asked, verdict).into_text();
+                let passed = Passed::despite(code, Tier::Isolate);
+                let text = config.voice.pass(&mut standpoint, callers, passed, asked, verdict).into_text();
                 return (Came::Passed, text);
             }
             tally::refused(&mut standpoint, code, asked.id, now);

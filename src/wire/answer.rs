@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use super::headers::{Identity, Signer};
+use super::caller::{Callers, Identity};
 use super::json::Object;
 use super::problem::{self, Occurrence, Problem, Snapshot};
 use super::push_number;
@@ -25,8 +25,31 @@ use crate::domain::time::UnixMillis;
 pub struct Voice {
     /// Scheme and host of the API, for the pages of codes.
     pub base_url: String,
-    /// Signs what an origin is told.
-    pub signer: Signer,
+}
+
+/// How a request came to pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed<'a> {
+    /// Who decided.
+    pub tier: Tier,
+    /// Why it would have been refused, did its rule not only observe.
+    pub observed: Option<Code>,
+    /// What must be done before the origin's answer is released, and with which handle.
+    pub release: (Release, &'a str),
+}
+
+impl Passed<'_> {
+    /// As `tier` decided; nothing holds back the origin's answer.
+    #[must_use]
+    pub const fn by(tier: Tier) -> Self {
+        Self { tier, observed: None, release: (Release::Free, "") }
+    }
+
+    /// Although `tier` found that it would be refused for `code`.
+    #[must_use]
+    pub const fn despite(code: Code, tier: Tier) -> Self {
+        Self { observed: Some(code), ..Self::by(tier) }
+    }
 }
 
 /// One request, as its answer names it.
@@ -109,14 +132,13 @@ impl Voice {
     pub fn pass(
         &self,
         standpoint: &mut Standpoint<'_, '_>,
-        tier: Tier,
-        observed: Option<Code>,
-        release: (Release, &str),
+        callers: &mut Callers,
+        passed: Passed<'_>,
         asked: Asked,
         mut verdict: Verdict,
     ) -> Verdict {
         let head = head(standpoint, asked.now);
-        let value = if *standpoint.passage.target == Target::Demo {
+        if *standpoint.passage.target == Target::Demo {
             // A canonical path needs no escaping in JSON: what would is percent-encoded or refused.
             let body = verdict.begin_answer();
             body.push_str("{\"origin\":\"demo\",\"method\":\"");
@@ -126,23 +148,22 @@ impl Voice {
             body.push_str("\",\"tenant\":\"");
             standpoint.resident.tenant().tenant.push_to(body);
             body.push_str("\"}");
-            verdict.begin_value(head)
         } else {
-            let resident = &mut *standpoint.resident;
-            let tenant = resident.tenant().tenant;
-            let features = resident.features(standpoint.catalog, asked.now).to_owned();
-            let plan = resident.plan().map_or("", |plan| plan.plan.as_str());
-            let identity =
-                Identity { tenant, plan, key: standpoint.key, mode: standpoint.mode.name(), features: &features };
-            let caller = self.signer.caller(&identity);
-            let signed = caller.sign(standpoint.passage.method, &standpoint.passage.path, asked.now, asked.id);
-            begin_forward(&standpoint.passage, release, &mut verdict);
-            for (name, value) in signed.headers() {
-                verdict.header(name, value);
-            }
-            verdict.begin_client(&head)
-        };
-        signature_line(Some(standpoint.resident), tier, observed, asked, value);
+            let features = standpoint.resident.features(standpoint.catalog, asked.now);
+            let caller = callers.meet(&Identity {
+                tenant: standpoint.resident.tenant().tenant,
+                key: standpoint.key,
+                mode: standpoint.mode,
+                plan: standpoint.resident.plan().map_or("", |plan| plan.plan.as_str()),
+                features: &features,
+            });
+            let Passage { method, path, .. } = &standpoint.passage;
+            begin_forward(&standpoint.passage, passed.release, &mut verdict);
+            let values = verdict.begin_caller(caller);
+            caller.sign(*method, path, asked.now, asked.id, values);
+        }
+        let value = verdict.begin_value(head);
+        signature_line(Some(standpoint.resident), passed.tier, passed.observed, asked, value);
         verdict
     }
 
@@ -255,20 +276,25 @@ fn head(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Rc<str> {
     Rc::clone(head)
 }
 
-fn begin_forward(passage: &Passage<'_, '_>, release: (Release, &str), verdict: &mut Verdict) {
-    let (target, base) = match passage.target {
-        Target::Service(binding) => (format!("service:{binding}"), "https://origin"),
-        Target::Https(base) => (String::new(), base.as_str()),
-        Target::Demo => (String::new(), ""),
-    };
-    let mut url = String::with_capacity(base.len() + passage.path.as_str().len() + 32);
-    url.push_str(base);
-    url.push_str(passage.path.as_str());
-    if let Some(query) = passage.query {
-        url.push('?');
-        url.push_str(query);
+fn begin_forward(passage: &Passage<'_, '_>, (release, handle): (Release, &str), verdict: &mut Verdict) {
+    let out = verdict.begin_forward(handle, release);
+    match passage.target {
+        Target::Service(binding) => {
+            out.push_str("service:");
+            out.push_str(binding);
+            out.push_str("\nhttps://origin");
+        }
+        Target::Https(base) => {
+            out.push('\n');
+            out.push_str(base);
+        }
+        Target::Demo => out.push('\n'),
     }
-    verdict.forward(release.1, &target, release.0, &url);
+    out.push_str(passage.path.as_str());
+    if let Some(query) = passage.query {
+        out.push('?');
+        out.push_str(query);
+    }
 }
 
 /// The `Tollgate` header.

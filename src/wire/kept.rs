@@ -1,4 +1,4 @@
-//! What the door keeps of answers: their heads (`wire::verdict`), by place.
+//! What the door keeps of answers and of the headers for clients: their heads (`wire::verdict`), by place.
 //!
 //! Invariant: a head is left out only where it is what the door was last told to keep at that place. So this is for verdicts
 //! that the door acts on at once, in the order in which they were made: those of `warm`, and of nothing that waits.
@@ -66,8 +66,8 @@ mod tests {
         renewing.begin_value(head(429, 5)).push_str("id=6");
         assert_eq!(kept.shorten(renewing), "renew\nten_x l--\nanswer\n00\n{}\nid=6");
         let mut forward = Verdict::at(Place::of(0));
-        forward.forward("h", "", Release::Free, "https://a/");
-        assert_eq!(kept.shorten(forward), "forward\nh\n\nfree\nhttps://a/");
+        forward.begin_forward("h", Release::Free).push_str("\nhttps://a/");
+        assert_eq!(kept.shorten(forward), "forward\nh\nfree\n\nhttps://a/");
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! The shapes that cross a border: parsed once, then trusted.
 
 pub mod answer;
+pub mod caller;
 pub mod change;
 pub mod headers;
 pub mod json;

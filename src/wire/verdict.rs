@@ -7,15 +7,20 @@
 //! [renew, what]      call `renew` with this behind the reply
 //! answer             place, body, value of the last header; then, unless it is what the door keeps at that place, the head:
 //!                    status, names and values of headers in turn, name of the last one
-//! forward            handle, target, release, URL, then headers for the origin in turn, an empty line, headers for the client
+//! forward            handle, release, target, URL; then, for a request that is known to be somebody's: the place of the caller and
+//!                    of the client's headers, the values of the last three headers for the origin and of the last one for the
+//!                    client; then, unless the door keeps it, the head of the client's: names and values of headers in turn, name
+//!                    of the last one; then, unless the door keeps it, an empty line and the caller: names and values of headers
+//!                    for the origin in turn, names of the last three
 //! ```
 //!
-//! Answers differ from one another in their body and in the last header. Everything else is the head: it is written once, held
-//! by what it follows from, and sent to the door once (`wire::kept`).
+//! What goes out to a client or to an origin differs from one time to the next in its last headers, and an answer in its body.
+//! Everything else is written once, held by what it follows from, and sent to the door once (`wire::kept`, `wire::caller`).
 
 use std::rc::Rc;
 
-use crate::wire::push_number;
+use super::caller::Caller;
+use super::push_number;
 
 /// What must be done before an answer of the origin is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +58,11 @@ impl Headers {
         Self(text)
     }
 
+    /// The name of a header whose value is said elsewhere.
+    pub fn name(&mut self, name: &str) {
+        self.line(name);
+    }
+
     /// A header.
     pub fn header(&mut self, name: &str, value: &str) -> &mut Self {
         self.begin(name).push_str(value);
@@ -81,9 +91,9 @@ impl Headers {
     }
 }
 
-/// Where the door keeps the head of an answer: two characters, of six bits each.
+/// Where the door keeps what it is told once: two characters, of six bits each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place([u8; 2]);
+pub struct Place(u16);
 
 impl Place {
     /// How many there are.
@@ -93,14 +103,20 @@ impl Place {
     #[must_use]
     pub const fn of(group: u64) -> Self {
         // The upper bits of a product are mixed best (Fibonacci hashing).
-        let mixed = group.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Self([(mixed >> 58) as u8, (mixed >> 52 & 63) as u8])
+        Self((group.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as u16)
+    }
+
+    /// The place with this number, counted in rounds of [`Self::COUNT`].
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "of 12 bits nothing is lost")]
+    pub const fn numbered(number: usize) -> Self {
+        Self((number & (Self::COUNT - 1)) as u16)
     }
 
     /// Its number, below [`Self::COUNT`].
     #[must_use]
-    pub fn number(self) -> usize {
-        self.0.into_iter().fold(0, |number, six_bits| number << 6 | usize::from(six_bits))
+    pub const fn number(self) -> usize {
+        self.0 as usize
     }
 }
 
@@ -110,6 +126,7 @@ pub struct Verdict {
     text: String,
     place: Option<Place>,
     head: Option<Rc<str>>,
+    caller: Option<Rc<str>>,
 }
 
 /// Room for an answer that lets pass, without its head: growing on the way costs more than writing, and so does asking for more than
@@ -118,12 +135,12 @@ const ROOM: usize = 240;
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self { text: String::with_capacity(ROOM), place: None, head: None }
+        Self { text: String::with_capacity(ROOM), place: None, head: None, caller: None }
     }
 }
 
 impl Verdict {
-    /// A verdict whose head, if it is an answer, may be kept at `place`: for `wire::kept`.
+    /// A verdict whose head may be kept at `place`: for `wire::kept`. Only for what the door acts on at once.
     #[must_use]
     pub fn at(place: Place) -> Self {
         Self { place: Some(place), ..Self::default() }
@@ -149,56 +166,56 @@ impl Verdict {
     /// Begins an answer of the door itself, whose body the caller writes.
     pub fn begin_answer(&mut self) -> &mut String {
         self.text.push_str("answer\n");
-        match self.place {
-            Some(Place(digits)) => self.text.extend(digits.map(|six_bits| char::from(b'0' + six_bits))),
-            None => self.text.push_str("--"),
-        }
+        push_place(&mut self.text, self.place);
         self.text.push('\n');
         &mut self.text
     }
 
-    /// Ends the body. `head` is the rest of the answer, but for the value of the last header, which the caller writes.
+    /// Ends what is before. `head` is the rest of the answer, or of the headers for the client, but for the value of the last one,
+    /// which the caller writes.
     pub fn begin_value(&mut self, head: Rc<str>) -> &mut String {
         self.head = Some(head);
         self.text.push('\n');
         &mut self.text
     }
 
-    /// The door sends the request on to `url` by `target`: a service binding's name behind `service:`, or nothing for
-    /// the internet.
-    pub fn forward(&mut self, handle: &str, target: &str, release: Release, url: &str) -> &mut Self {
+    /// Begins sending the request on: the caller writes where to, a service binding's name behind `service:` or nothing for the
+    /// internet, and on a line of its own the URL.
+    pub fn begin_forward(&mut self, handle: &str, release: Release) -> &mut String {
         self.text.push_str("forward\n");
-        self.line(handle).line(target).line(release.name());
-        self.text.push_str(url);
-        self
+        self.line(handle).line(release.name());
+        &mut self.text
     }
 
-    /// A header for the origin.
-    pub fn header(&mut self, name: &str, value: &str) -> &mut Self {
+    /// Who sends it, as the origin is told; the caller writes the values of the last three headers, a line each.
+    pub fn begin_caller(&mut self, caller: &mut Caller) -> &mut String {
+        let (place, head) = match self.place {
+            Some(_) => {
+                let (place, head) = caller.keep();
+                (Some(place), head)
+            }
+            None => (None, Some(Rc::clone(caller.head()))),
+        };
+        self.caller = head;
         self.text.push('\n');
-        self.line(name).text.push_str(value);
-        self
-    }
-
-    /// Ends the headers for the origin. `headers` are those for the client, but for the value of the last one, which the caller
-    /// writes.
-    pub fn begin_client(&mut self, headers: &str) -> &mut String {
-        self.text.push_str("\n\n");
-        self.line(headers);
+        push_place(&mut self.text, place);
+        self.text.push('\n');
+        push_place(&mut self.text, self.place);
+        self.text.push('\n');
         &mut self.text
     }
 
     /// The whole text.
     #[must_use]
     pub fn into_text(mut self) -> String {
-        if let Some(head) = self.head {
+        if let Some(head) = self.head.take() {
             self.text.push('\n');
             self.text.push_str(&head);
         }
-        self.text
+        self.without_head()
     }
 
-    /// The head of an answer that has a place.
+    /// The head of what has a place.
     #[must_use]
     pub fn head(&self) -> Option<(Place, &Rc<str>)> {
         self.place.zip(self.head.as_ref())
@@ -206,7 +223,11 @@ impl Verdict {
 
     /// The text without its head, for a door that keeps it.
     #[must_use]
-    pub fn without_head(self) -> String {
+    pub fn without_head(mut self) -> String {
+        if let Some(caller) = self.caller {
+            self.text.push_str("\n\n");
+            self.text.push_str(&caller);
+        }
         self.text
     }
 
@@ -217,9 +238,20 @@ impl Verdict {
     }
 }
 
+fn push_place(text: &mut String, place: Option<Place>) {
+    let digit = |six_bits: u16| char::from(b'0' + (six_bits & 63) as u8);
+    match place {
+        Some(Place(number)) => text.extend([digit(number >> 6), digit(number)]),
+        None => text.push_str("--"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::api_key::Mode;
+    use crate::domain::id::KeyId;
+    use crate::wire::caller::{Callers, Identity, Signer};
 
     fn answer(mut verdict: Verdict) -> Verdict {
         let mut headers = Headers::of_status(200);
@@ -238,14 +270,18 @@ mod tests {
     }
 
     #[test]
-    fn only_an_answer_has_a_head() {
-        let placed = answer(Verdict::at(Place([1, 1])));
+    fn what_has_a_place_is_shorter_without_its_head() {
+        let placed = answer(Verdict::at(Place(65)));
         let (place, head) = placed.head().unwrap();
         assert_eq!((place.number(), &**head), (65, "200\ncontent-type\napplication/json\ntollgate"));
         assert_eq!(placed.without_head(), "answer\n11\n{}\nid=1");
-        let mut verdict = Verdict::at(Place([1, 1]));
-        verdict.forward("h", "", Release::Free, "https://a/").header("a", "1");
-        assert_eq!(verdict.head(), None);
+    }
+
+    #[test]
+    fn places_and_their_numbers_are_one_to_one() {
+        for number in 0..Place::COUNT {
+            assert_eq!(Place::numbered(number).number(), number);
+        }
     }
 
     #[test]
@@ -255,15 +291,35 @@ mod tests {
         assert_eq!(Verdict::also(&once, "ten_x l"), once);
     }
 
+    fn forward(mut verdict: Verdict, callers: &mut Callers) -> Verdict {
+        verdict.begin_forward("h", Release::Free).push_str("service:API\nhttps://api/x");
+        let identity = Identity {
+            tenant: TENANT.parse().unwrap(),
+            key: KeyId::new(5),
+            mode: Mode::Live,
+            plan: "pro",
+            features: &"".into(),
+        };
+        verdict.begin_caller(callers.meet(&identity)).push_str("1795\nreq_1\nv1=0");
+        let mut headers = Headers::default();
+        headers.header("ratelimit", "5");
+        verdict.begin_value(headers.last("tollgate")).push_str("id=1");
+        verdict
+    }
+
+    const TENANT: &str = "ten_e6gywnjy000g40r4";
+    const SHORT: &str = "forward\nh\nfree\nservice:API\nhttps://api/x\n00\n11\n1795\nreq_1\nv1=0\nid=1";
+    const CLIENT: &str = "\nratelimit\n5\ntollgate";
+    const CALLER: &str = "\n\nX-Tollgate-Tenant\nten_e6gywnjy000g40r4\nX-Tollgate-Plan\npro\nX-Tollgate-Key\nkey_000000005\nX-Tollgate-Mode\nlive\nX-Tollgate-Features\n\nX-Tollgate-Timestamp\nX-Tollgate-Request\nX-Tollgate-Signature";
+
     #[test]
-    fn a_forward_tells_the_origins_headers_from_the_clients() {
-        let mut verdict = Verdict::default();
-        verdict.forward("h", "service:API", Release::Free, "https://api/x").header("a", "1");
-        verdict.begin_client(&Headers::default().last("b")).push('2');
-        let text = verdict.into_text();
-        assert_eq!(
-            text.split('\n').collect::<Vec<_>>(),
-            ["forward", "h", "service:API", "free", "https://api/x", "a", "1", "", "b", "2"]
-        );
+    fn a_forward_tells_the_door_of_a_caller_once() {
+        let mut callers = Callers::new(Signer::new(&[7; 32]).unwrap());
+        let placed = || Verdict::at(Place(65));
+        assert_eq!(forward(placed(), &mut callers).without_head(), format!("{SHORT}{CALLER}"));
+        assert_eq!(forward(placed(), &mut callers).into_text(), format!("{SHORT}{CLIENT}"));
+        assert_eq!(forward(placed(), &mut callers).without_head(), SHORT);
+        let whole = forward(Verdict::default(), &mut callers).into_text();
+        assert_eq!(whole, format!("{}{CLIENT}{CALLER}", SHORT.replace("\n00\n11\n", "\n--\n--\n")));
     }
 }

@@ -7,10 +7,10 @@ import fs from "node:fs";
 import http from "node:http";
 import { test } from "node:test";
 import { figures, until } from "./harness.mjs";
-import { ROUTES, ask, told, world } from "./world.mjs";
+import { ROUTES, ask, each, told, world } from "./world.mjs";
 
 const everything = [...ROUTES, { path: "/exact/{*rest}", meter: "jobs" }];
-const { local, tenant } = await world({
+const { local, op, tenant } = await world({
   workers: [{ name: "broken", script: "export default { fetch() { throw new Error('nobody is there'); } };" }],
   services: { BROKEN: "broken" },
   origins: {
@@ -51,20 +51,51 @@ test("an Authorization of the origin's own passes beside the key", async () => {
   assert.equal(arrived(await echo("/x", { headers: { Authorization: "Basic dXNlcjpwYXNz" } })).authorization, "Basic dXNlcjpwYXNz");
 });
 
+const SIGNED = ["tenant", "plan", "key", "mode", "features", "timestamp", "request"];
+/** The lines that an origin verifies, of a request as it arrived, and whether its signature is one of such lines. */
+const signed = (json) => {
+  const headers = Object.fromEntries(json.headers);
+  const lines = ["tollgate-v1", ...SIGNED.map((name) => headers[`x-tollgate-${name}`]), json.method, new URL(json.url).pathname];
+  const sign = (of) => `v1=${createHmac("sha256", Buffer.from(local.secrets.ORIGIN_KEY, "base64url")).update(of.join("\n")).digest("hex")}`;
+  return { lines, verifies: (of) => timingSafeEqual(Buffer.from(sign(of)), Buffer.from(headers["x-tollgate-signature"])) };
+};
+
 test("the origin is told who calls, under a signature that verifies and that no change survives", async () => {
   const before = Date.now();
   const { json } = await echo("/signed/path?not=signed", { method: "POST", body: "x" });
-  const headers = Object.fromEntries(json.headers);
-  const names = ["tenant", "plan", "key", "mode", "features", "timestamp", "request"];
-  const lines = ["tollgate-v1", ...names.map((name) => headers[`x-tollgate-${name}`]), json.method, new URL(json.url).pathname];
-  const sign = (of) => `v1=${createHmac("sha256", Buffer.from(local.secrets.ORIGIN_KEY, "base64url")).update(of.join("\n")).digest("hex")}`;
-  const verifies = (of) => timingSafeEqual(Buffer.from(sign(of)), Buffer.from(headers["x-tollgate-signature"]));
-  assert.ok(verifies(lines), JSON.stringify(headers));
+  const { lines, verifies } = signed(json);
+  assert.ok(verifies(lines), JSON.stringify(json.headers));
   for (const at of lines.keys()) assert.ok(!verifies(lines.with(at, `${lines[at]}x`)), `line ${at}`);
   assert.deepEqual([lines[1], lines[2], lines[4], lines[5]], [id, "pro", "live", "analytics,branding,exports,reports"]);
   assert.match(lines[3], /^key_/);
   assert.ok(Number(lines[6]) >= before - 5 && Number(lines[6]) <= Date.now() + 5);
   assert.match(lines[7], /^req_/);
+});
+
+test("callers that come again and again, mixed, arrive each under their own name, and as they are by then", async () => {
+  await op("POST", "/plans/slow/versions", { title: "Slow", features: { reports: true }, limits: { calls: { meter: "calls", rate: { units: 77_777, per_ms: 1000, burst: 1_000_000 } } } });
+  const [one, other] = [await tenant("pro"), await tenant("slow")];
+  const more = await Promise.all(["live", "test"].map((mode) => op("POST", `/tenants/${one.id}/keys`, { name: `a ${mode} one`, mode })));
+  const features = { pro: "analytics,branding,exports,reports", slow: "branding,reports" };
+  const callers = [...more.map(({ id: keyId, api_key, mode }) => ({ key: api_key, told: [one.id, "pro", keyId, mode] })), ...await Promise.all([["pro", one], ["slow", other]].map(async ([plan, made]) => {
+    const { data } = await op("GET", `/tenants/${made.id}/keys`);
+    return { key: made.api_key, told: [made.id, plan, data.find(({ name }) => !/^a /.test(name)).id, "live"] };
+  }))];
+  const come = (rounds) => each(rounds * callers.length, 8, async (at) => {
+    const { key, told: [...said] } = callers[(at * 7) % callers.length];
+    const answer = await ask(local.url, "/gate/v1/reports", { key });
+    assert.equal(answer.status, 200, answer.text);
+    const { lines, verifies } = signed(answer.json);
+    assert.deepEqual(lines.slice(1, 6), [...said, features[said[1]]]);
+    assert.ok(verifies(lines), answer.text);
+    assert.equal(lines[7], told(answer).id);
+    assert.match(answer.headers["ratelimit-policy"], said[1] === "slow" ? /q=77777;/ : /q=1000000;/);
+  });
+  await come(50);
+  await op("PUT", `/tenants/${one.id}/overrides/analytics`, { value: false });
+  await until("the override is heard of", async () => (await ask(local.url, "/gate/v1/analytics", { key: one.api_key })).status === 403);
+  features.pro = "branding,exports,reports";
+  await come(50);
 });
 
 test("what a client sends under the gate's names never arrives, in any spelling", async () => {
