@@ -19,7 +19,7 @@ use super::config::Config;
 use super::documents::{self, Read};
 use super::door::{self, behind, behind_refusal, instant};
 use super::isolate;
-use super::object::{Unreachable, ask_limiter};
+use super::object::{Message, Unreachable, ask_limiter};
 use super::promise::{all, promise};
 use crate::domain::catalog::{Charge, Recording, Target};
 use crate::domain::decision::{Code, Fail, Mode, Tier};
@@ -110,7 +110,6 @@ struct Question {
 struct Handle {
     tenant: TenantId,
     call: Box<Call>,
-    fail: Fail,
 }
 
 async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<String> {
@@ -196,13 +195,13 @@ pub(crate) async fn insist(
     tenant: TenantId,
     call: Call,
 ) -> Option<Result<LimitAnswer, Unreachable>> {
-    let ask = |call| ask_limiter(env, config, tenant, Box::new(call));
-    let first = std::pin::pin!(ask(call.clone()));
+    let message = Message::to_limiter(tenant, Box::new(call));
+    let first = std::pin::pin!(ask_limiter(env, config, &message));
     // One timer at a time: most answers come before the first one rings.
     match select(first, after(RESEND_MS)).await {
         Either::Left((answer, _)) => Some(answer),
         Either::Right(((), first)) => {
-            let again = std::pin::pin!(ask(call));
+            let again = std::pin::pin!(ask_limiter(env, config, &message));
             match select(select(first, again), after(WAIT_MS - RESEND_MS)).await {
                 Either::Left((answer, _)) => Some(answer.factor_first().0),
                 Either::Right(_) => None,
@@ -317,7 +316,6 @@ fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head) -> String {
 /// The RECORD of a request that a lease has just paid for.
 fn paid_here(standpoint: &mut Standpoint<'_, '_>, head: &Head, id: OpId, now: UnixMillis) -> String {
     let tenant = standpoint.resident.tenant().tenant;
-    let fail = standpoint.fail();
     let name = event_id(standpoint, head);
     let Some(event) = tally::event(standpoint, &name, head.id, head.now) else { return String::new() };
     let Some((way, limits)) = standpoint.way(now) else { return String::new() };
@@ -326,7 +324,7 @@ fn paid_here(standpoint: &mut Standpoint<'_, '_>, head: &Head, id: OpId, now: Un
     };
     let lease: LeaseId = limits.payer(charge.slot);
     let call = Box::new(limits.record(id, charge, lease, event));
-    json::written(&Handle { tenant, call, fail })
+    json::written(&Handle { tenant, call })
 }
 
 /// What came of asking the limiter.
@@ -411,8 +409,7 @@ fn shown(standpoint: &mut Standpoint<'_, '_>, key: &limit::LimitKey, now: UnixMi
 /// The COMMIT of a reservation, to be turned into a VOID where the origin refuses.
 fn ending(standpoint: &Standpoint<'_, '_>, id: OpId) -> String {
     let call = Box::new(standpoint.resident.limits.end(id, true));
-    let handle = Handle { tenant: standpoint.resident.tenant().tenant, call, fail: standpoint.fail() };
-    json::written(&handle)
+    json::written(&Handle { tenant: standpoint.resident.tenant().tenant, call })
 }
 
 /// Takes in what a limiter's answer tells beside the answer.
@@ -533,7 +530,7 @@ async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
     let Some(turn) = turn.flatten() else { return };
     loop {
         while let Some(call) = due(tenant, clock()) {
-            match ask_limiter(env, config, tenant, Box::new(call)).await {
+            match ask_limiter(env, config, &Message::to_limiter(tenant, Box::new(call))).await {
                 Ok(answer) => drop(learn(config, tenant, answer, clock())),
                 Err(error) => console_error!("limiter of {tenant}: {error}"),
             }
@@ -575,17 +572,18 @@ async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Result
         let now = clock();
         Ok(Some(refuse(&config, Code::UseNotRecorded, isolate::request_id(now)?, now)))
     };
-    let Ok(mut handle) = json::parse::<Handle>(handle) else { return refusal() };
+    let Ok(Handle { tenant, mut call }) = json::parse(handle) else { return refusal() };
     if commit == Some(false)
-        && let Some(limit::Op::Commit { id }) = handle.call.op
+        && let Some(limit::Op::Commit { id }) = call.op
     {
-        handle.call.op = Some(limit::Op::Void { id, reversals: Vec::new() });
+        call.op = Some(limit::Op::Void { id, reversals: Vec::new() });
     }
+    let message = Message::to_limiter(tenant, call);
     // The same id is done once however often it is asked, so asking again can only help.
     for _ in 0..3 {
-        match ask_limiter(env, &config, handle.tenant, handle.call.clone()).await {
+        match ask_limiter(env, &config, &message).await {
             Ok(answer) => {
-                let reply = learn(&config, handle.tenant, answer, clock());
+                let reply = learn(&config, tenant, answer, clock());
                 match reply.outcome.map(|(_, outcome)| outcome) {
                     Some(limit::Outcome::Done | limit::Outcome::Admit) => return Ok(None),
                     Some(limit::Outcome::Gone | limit::Outcome::Deny(_)) => break,
@@ -593,7 +591,7 @@ async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Result
                 }
             }
             Err(error) if error.overloaded => break,
-            Err(error) => console_error!("recording for {}: {error}", handle.tenant),
+            Err(error) => console_error!("recording for {tenant}: {error}"),
         }
     }
     // A reservation that could not be given back lapses by itself; the client need not suffer for it.

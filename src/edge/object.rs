@@ -54,39 +54,61 @@ impl std::fmt::Display for Unreachable {
     }
 }
 
-/// Asks the object of `tenant`; what it answers is the answer's own JSON.
+/// A message to the object of a tenant: written once, however often it is sent.
+pub(crate) struct Message {
+    tenant: TenantId,
+    text: String,
+}
+
+impl Message {
+    /// This question.
+    pub(crate) fn new(tenant: TenantId, ask: AskTenant) -> Self {
+        Self { tenant, text: written(&ToTenant { tenant, ask }) }
+    }
+
+    /// To the limiter of `tenant`.
+    pub(crate) fn to_limiter(tenant: TenantId, call: Box<Call>) -> Self {
+        Self::new(tenant, AskTenant::Limit(call))
+    }
+
+    /// Sends it; what the object answers is the answer's own JSON.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or threw. A stub is made anew for each call: one that threw may be broken.
+    pub(crate) async fn send(&self, env: &Env, config: &Config) -> Result<String, Unreachable> {
+        let Self { tenant, text } = self;
+        let namespace = namespace(env, "TENANT")?;
+        let place = tenant.jurisdiction();
+        let stub = match (config.jurisdictions, place) {
+            (Jurisdictions::Platform, Jurisdiction::Eu | Jurisdiction::Fedramp) => {
+                namespace.jurisdiction(place.name()).and_then(|within| within.get_by_name(&tenant.to_string()))
+            }
+            (Jurisdictions::Platform, Jurisdiction::Global) => namespace.get_by_name(&tenant.to_string()),
+            (Jurisdictions::Names, _) => namespace.get_by_name(&format!("{place}/{tenant}")),
+        };
+        exchange(stub, text).await
+    }
+}
+
+/// Asks the object of `tenant`.
 ///
 /// # Errors
-/// When it cannot be reached, or threw. A stub is made anew for each call: one that threw may be broken.
+/// As [`Message::send`].
 pub(crate) async fn ask_tenant(
     env: &Env,
     config: &Config,
     tenant: TenantId,
     ask: AskTenant,
 ) -> Result<String, Unreachable> {
-    let namespace = namespace(env, "TENANT")?;
-    let place = tenant.jurisdiction();
-    let stub = match (config.jurisdictions, place) {
-        (Jurisdictions::Platform, Jurisdiction::Eu | Jurisdiction::Fedramp) => {
-            namespace.jurisdiction(place.name()).and_then(|within| within.get_by_name(&tenant.to_string()))
-        }
-        (Jurisdictions::Platform, Jurisdiction::Global) => namespace.get_by_name(&tenant.to_string()),
-        (Jurisdictions::Names, _) => namespace.get_by_name(&format!("{place}/{tenant}")),
-    };
-    exchange(stub, written(&ToTenant { tenant, ask })).await
+    Message::new(tenant, ask).send(env, config).await
 }
 
-/// Asks the limiter of `tenant`.
+/// Asks a limiter.
 ///
 /// # Errors
-/// As [`ask_tenant`].
-pub(crate) async fn ask_limiter(
-    env: &Env,
-    config: &Config,
-    tenant: TenantId,
-    call: Box<Call>,
-) -> Result<LimitAnswer, Unreachable> {
-    answered(&ask_tenant(env, config, tenant, AskTenant::Limit(call)).await?)
+/// As [`Message::send`].
+pub(crate) async fn ask_limiter(env: &Env, config: &Config, message: &Message) -> Result<LimitAnswer, Unreachable> {
+    answered(&message.send(env, config).await?)
 }
 
 /// Asks the catalog object.
@@ -94,7 +116,7 @@ pub(crate) async fn ask_limiter(
 /// # Errors
 /// When it cannot be reached, or threw.
 pub(crate) async fn ask_catalog(env: &Env, ask: ToCatalog) -> Result<String, Unreachable> {
-    exchange(namespace(env, "CATALOG")?.get_by_name("catalog"), written(&ask)).await
+    exchange(namespace(env, "CATALOG")?.get_by_name("catalog"), &written(&ask)).await
 }
 
 /// What an object answered.
@@ -105,9 +127,9 @@ pub(crate) fn answered<A: DeserializeOwned>(answer: &str) -> Result<A, Unreachab
     json::parse(answer).map_err(|error| Unreachable::new(error.to_string()))
 }
 
-async fn exchange(stub: Result<Stub, JsValue>, message: String) -> Result<String, Unreachable> {
+async fn exchange(stub: Result<Stub, JsValue>, message: &str) -> Result<String, Unreachable> {
     let stub = stub.map_err(|error| Unreachable::thrown(&error))?;
-    let answer = stub.call(&message).await.map_err(|error| Unreachable::thrown(&error))?;
+    let answer = stub.call(message).await.map_err(|error| Unreachable::thrown(&error))?;
     answer.as_string().ok_or_else(|| Unreachable::new("the object's answer is not text"))
 }
 

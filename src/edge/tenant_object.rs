@@ -15,7 +15,7 @@ use worker::worker_sys::DurableObjectState;
 use worker::{Env, SqlStorageValue, console_error};
 
 use super::config::Config;
-use super::object::ask_limiter;
+use super::object::{Message, ask_limiter};
 use super::promise::promise;
 use super::publisher;
 use super::storage::{Tables, integer, unreadable};
@@ -222,7 +222,7 @@ impl TenantObject {
         let published = self.published().map_err(|error| broken(&error))?;
         let reply = match published.and_then(|published| published.tenant.ancestors.first().map(|parent| parent.tenant))
         {
-            Some(parent) => ask_limiter(&self.env, &self.config, parent, upward.call.clone())
+            Some(parent) => ask_limiter(&self.env, &self.config, &Message::to_limiter(parent, upward.call.clone()))
                 .await
                 .inspect_err(|error| console_error!("limiter of {parent}: {error}"))
                 .ok()
