@@ -23,8 +23,8 @@ pub(crate) fn instant(now: f64) -> UnixMillis {
     UnixMillis(now as u64)
 }
 
-/// Decides about a request from memory alone: no I/O, no waiting. `undefined` where that is not possible. `head` is what
-/// [`request`] reads.
+/// Decides about a request from memory alone: no I/O, no waiting. `undefined` where that is not possible. `head` is its method,
+/// its URL, its `X-API-Key` and its `Authorization`, a line each.
 #[wasm_bindgen]
 #[must_use]
 pub fn warm(head: &str, now: f64) -> Option<String> {
@@ -79,8 +79,7 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
     .flatten()
 }
 
-/// What `head` says of a request: its method, its URL, its `X-API-Key` and its `Authorization`, a line each. One text costs one copy
-/// into this memory, four cost four.
+/// What `head` says of a request: see [`warm`]. One text costs one copy into this memory, four cost four.
 pub(crate) fn request(head: &str, now: UnixMillis) -> Request<'_> {
     let mut rest = head;
     let mut line = || next_line(&mut rest);
