@@ -25,7 +25,7 @@ pub(crate) struct Isolate {
     pub(crate) config: Arc<Config>,
     /// What the gate remembers.
     pub(crate) gate: Gate,
-    /// What the door keeps of answers.
+    /// What the door keeps of answers and of headers for clients.
     pub(crate) kept: Kept,
     /// Whose requests it passed on.
     pub(crate) callers: Callers,

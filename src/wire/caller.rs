@@ -31,7 +31,7 @@ use sha2::Sha256;
 
 use super::push_number;
 use super::verdict::{Headers, Place};
-use crate::domain::api_key::Mode;
+use crate::domain::api_key::{Mode, WeakSecret};
 use crate::domain::id::{KeyId, RequestId, TenantId};
 use crate::domain::path::CanonicalPath;
 use crate::domain::route::Method;
@@ -76,18 +76,6 @@ impl fmt::Debug for Signer {
         f.write_str("Signer")
     }
 }
-
-/// The secret is shorter than 32 bytes, so it could be guessed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WeakSecret;
-
-impl fmt::Display for WeakSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the origin's secret has fewer than 32 bytes")
-    }
-}
-
-impl std::error::Error for WeakSecret {}
 
 impl Signer {
     /// A signer with this secret.

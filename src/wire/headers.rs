@@ -1,4 +1,4 @@
-//! What of a client's headers reaches the origin, and what the gate says to it in its own.
+//! What of a client's headers reaches the origin.
 //!
 //! Invariant: under a name that an origin could take for one of ours, only what the gate set itself arrives. So a header
 //! is judged by its folded name (letter case, and any byte that is no letter or digit as `-`: servers that make
