@@ -27,7 +27,8 @@ const KEPT_LOG_LINES = 2000;
  * - `workers`: further workers, `{ name, script, ...Miniflare's options }`, e.g. an origin; each gets a URL in `urls[name]`
  * - `services`: service bindings of every gate, `{ BINDING: worker name or function (Request) => Response }`
  * - `watch`: `{ BINDING: (call) => verdict }` for KV, D1 and Durable Object bindings of every gate and object. The function sees
- *   `{ binding, phase, method, detail }` before and after each call; returning a string before refuses the call with that message.
+ *   `{ binding, phase, method, detail, message }` before and after each call (`message` to an object); returning a string before
+ *   refuses the call with that reason.
  *   A worker's name in its place has that worker asked, by POST, which spares workerd the way to this process
  * - `cron`: run the scheduled handler every minute
  * - `onLog`: takes each line that workerd prints; without it the last lines are kept for `logs()`
@@ -313,14 +314,14 @@ function processes(only) {
  * It lives in the isolate of the gate, but holds no state of it.
  */
 const WATCHED = (binding, kind) => `
-const ask = async (judge, phase, method, detail) => {
-  const answer = await judge.fetch("http://judge/", { method: "POST", body: JSON.stringify({ binding: ${JSON.stringify(binding)}, phase, method, detail }) });
+const ask = async (judge, phase, method, detail, message) => {
+  const answer = await judge.fetch("http://judge/", { method: "POST", body: JSON.stringify({ binding: ${JSON.stringify(binding)}, phase, method, detail, message }) });
   if (answer.status === 503) throw new Error(await answer.text());
 };
-const watch = async (judge, method, detail, call) => {
-  await ask(judge, "before", method, detail);
+const watch = async (judge, method, detail, call, message) => {
+  await ask(judge, "before", method, detail, message);
   const result = await call();
-  await ask(judge, "after", method, detail);
+  await ask(judge, "after", method, detail, message);
   return result;
 };
 class D1PreparedStatement {
@@ -358,7 +359,7 @@ class DurableObjectNamespace {
     const judge = this.judge;
     return new Proxy(this.inner.get(id, ...a), {
       get: (stub, method) => typeof stub[method] !== "function" ? stub[method]
-        : (...args) => watch(judge, String(method), id.name ?? id.toString(), () => stub[method](...args)),
+        : (...args) => watch(judge, String(method), id.name ?? id.toString(), () => stub[method](...args), args[0]),
     });
   }
 }

@@ -273,10 +273,9 @@ statements! {
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
         /// Records that the chain does not hold yet, oldest first.
         UNSEALED = "
-            SELECT a.id, a.at_ms, a.actor, a.action, a.subject, a.detail, a.request_id FROM audit a
-            WHERE a.tenant_id = ?1
-              AND NOT EXISTS (SELECT 1 FROM seal s WHERE s.tenant_id = ?1 AND s.audit_id = a.id)
-            ORDER BY a.id LIMIT 100";
+            SELECT a.id, a.at_ms, a.actor, a.action, a.subject, a.detail, a.request_id
+            FROM unsealed u JOIN audit a ON a.tenant_id = ?1 AND a.id = u.audit_id
+            WHERE u.tenant_id = ?1 ORDER BY u.audit_id LIMIT 100";
         /// The end of the chain.
         CHAIN_HEAD = "SELECT sequence, hash FROM seal WHERE tenant_id = ?1 ORDER BY sequence DESC LIMIT 1";
         /// Links to the chain, from JSON.

@@ -11,8 +11,12 @@ let holdBack = 0;
 let asleepUntil = 0;
 /** How many calls found their object asleep. */
 let woke = 0;
-const TENANT = ({ phase, method }) => {
+/** From when on the first message of an op is lost: the ops that were sent since. */
+let sent;
+const TENANT = ({ phase, method, message }) => {
   if (method !== "call") return undefined;
+  const op = sent && phase === "before" ? JSON.parse(message).ask.limit?.op?.take?.id : undefined;
+  if (op !== undefined && sent.push(op) === 1) return new Promise(() => {});
   if (phase === "before" && Date.now() < asleepUntil) woke += 1;
   return sleep(phase === "after" ? holdBack : asleepUntil - Date.now());
 };
@@ -41,6 +45,18 @@ test("What was admitted too late is refused, and taken back: a reversal in the l
   assert.deepEqual(disagreement(books), []);
   assert.equal((await usage(local, key)).totals.find(({ meter }) => meter === "exact_calls").quantity, 1);
   assert.equal((await ask(key, "exact", "POST")).status, 200);
+});
+
+test("A message that is lost is sent again, as the same one", async () => {
+  const { api_key: key, id } = await made.tenant("lost", "exact");
+  assert.equal((await ask(key, "exact", "POST")).status, 200);
+  sent = [];
+  assert.equal((await ask(key, "exact", "POST")).status, 200);
+  assert.deepEqual(sent, [sent[0], sent[0]]);
+  sent = undefined;
+  const entries = () => ledger(local, id).then(({ entries }) => entries.map(({ quantity }) => quantity));
+  await until("both uses are in the ledger", async () => (await entries()).length >= 2, 30_000);
+  assert.deepEqual(await entries(), [1, 1]);
 });
 
 test("A tenant's first request is admitted though its object takes 700 ms to wake", async () => {
