@@ -17,13 +17,13 @@ async function change(local, method, path, body) {
   return JSON.parse(text);
 }
 
-/** What a request may ask for. `target`: `"demo"` or `{ service: "BINDING" }`. */
-export async function publishCatalog(local, target) {
+/** What a request may ask for, and `more` routes. `target`: `"demo"` or `{ service: "BINDING" }`. */
+export async function publishCatalog(local, target, more = []) {
   for (const name of FEATURES) await change(local, "PUT", `/v1/admin/features/${name}`, { kind: "boolean" });
   await change(local, "PUT", `/v1/admin/meters/${METER}`, { recording: "leased" });
   await change(local, "PUT", "/v1/admin/origins/default", {
     target,
-    routes: FEATURES.map((feature) => ({ method: "GET", path: `/v1/${feature}`, feature, meter: METER, cost: 1 })),
+    routes: [...FEATURES.map((feature) => ({ method: "GET", path: `/v1/${feature}`, feature, meter: METER, cost: 1 })), ...more],
   });
 }
 
