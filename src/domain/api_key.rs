@@ -13,7 +13,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use base64ct::{Base64UrlUnpadded, Encoding as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -153,10 +154,13 @@ impl FromStr for ApiKey {
         for (out, block) in bytes.chunks_exact_mut(8).zip(digits.chunks_exact(BLOCK)) {
             let mut value = 0_u64;
             for &byte in block {
-                let digit = digit(byte).ok_or(InvalidApiKey)?;
-                // 62^11 exceeds 2^64: a block past it would be a second text for the same bytes.
-                value =
-                    value.checked_mul(62).and_then(|value| value.checked_add(u64::from(digit))).ok_or(InvalidApiKey)?;
+                let digit = digit(byte).map(u64::from).ok_or(InvalidApiKey)?;
+                // 62^11 exceeds 2^64: a block past it would be a second text for the same bytes. Compared, because wasm32 has no
+                // product of 128 bits, which `checked_mul` is made of.
+                if value > u64::MAX / 62 {
+                    return Err(InvalidApiKey);
+                }
+                value = (value * 62).checked_add(digit).ok_or(InvalidApiKey)?;
             }
             out.copy_from_slice(&value.to_be_bytes());
         }
@@ -183,14 +187,14 @@ impl FromStr for KeyHash {
 
     fn from_str(text: &str) -> Result<Self, InvalidApiKey> {
         let mut bytes = [0; 32];
-        let decoded = Base64UrlUnpadded::decode(text, &mut bytes).map_err(|_| InvalidApiKey)?;
-        if decoded.len() == 32 { Ok(Self(bytes)) } else { Err(InvalidApiKey) }
+        let decoded = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).map_err(|_| InvalidApiKey)?;
+        if decoded == 32 { Ok(Self(bytes)) } else { Err(InvalidApiKey) }
     }
 }
 
 impl fmt::Display for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&Base64UrlUnpadded::encode_string(&self.0))
+        f.write_str(&URL_SAFE_NO_PAD.encode(&self.0))
     }
 }
 

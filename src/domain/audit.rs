@@ -3,7 +3,8 @@
 //! Invariant: a link's hash covers its place, the hash before it and every field of its record, so no record can be
 //! changed, dropped, added or moved without every later hash telling.
 
-use base64ct::{Base64UrlUnpadded, Encoding as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -72,7 +73,7 @@ pub fn verify(tenant: TenantId, head: &Head, records: &[Record], links: &[Link])
 fn hash(tenant: TenantId, sequence: u64, previous: &str, record: &Record) -> String {
     // JSON marks where one text ends and the next begins.
     let text = serde_json::to_vec(&("tollgate-audit-v1", tenant, sequence, previous, record)).unwrap_or_default();
-    Base64UrlUnpadded::encode_string(&Sha256::digest(text))
+    URL_SAFE_NO_PAD.encode(&Sha256::digest(text))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! Invariant: an event leaves the outbox only when the ledger confirmed it with the same fingerprint, or when it stands in
 //! quarantine. Nothing is dropped.
 
-use base64ct::{Base64UrlUnpadded, Encoding as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -50,7 +51,7 @@ impl Event {
     pub fn fingerprint(&self) -> String {
         // Maps of serde_json are ordered by key, so equal events have equal texts.
         let text = serde_json::to_vec(self).unwrap_or_default();
-        Base64UrlUnpadded::encode_string(&Sha256::digest(text))
+        URL_SAFE_NO_PAD.encode(&Sha256::digest(text))
     }
 }
 

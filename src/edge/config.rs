@@ -2,7 +2,8 @@
 //!
 //! Invariant: no secret leaves this value except as a keyed state, and none of it is read per request.
 
-use base64ct::{Base64UrlUnpadded, Encoding as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use wasm_bindgen::JsCast;
 use worker::{Env, Error};
 
@@ -75,7 +76,7 @@ fn secrets(env: &Env, binding: &str) -> worker::Result<Vec<(Option<String>, Vec<
         .split(',')
         .map(|entry| {
             let (id, text) = entry.trim().split_once(':').map_or((None, entry.trim()), |(id, text)| (Some(id), text));
-            let secret = Base64UrlUnpadded::decode_vec(text).map_err(|_| unusable(binding))?;
+            let secret = URL_SAFE_NO_PAD.decode(text).map_err(|_| unusable(binding))?;
             Ok((id.map(str::to_owned), secret))
         })
         .collect()

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64ct::{Base64UrlUnpadded, Encoding as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::{Either, select};
 use js_sys::Promise;
 use serde::{Deserialize, Serialize};
@@ -310,7 +311,7 @@ fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head) -> String {
     }
     let what = (standpoint.key, standpoint.number, &head.idempotency_key);
     let hash = Sha256::digest(json::written(&what));
-    Base64UrlUnpadded::encode_string(&hash)
+    URL_SAFE_NO_PAD.encode(&hash)
 }
 
 /// The RECORD of a request that a lease has just paid for.

@@ -7,7 +7,8 @@
 //! for it is given again (422 where the request is another); 4. `wire::change` decides (400, 404, 409, 413, 422); 5. the
 //! batch (409); 6. its answer.
 
-use base64ct::{Base64UrlUnpadded, Encoding as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use worker::console_error;
@@ -119,7 +120,7 @@ impl Change {
         hash.update(call.what().as_bytes());
         hash.update([0]);
         hash.update(&body);
-        let fingerprint = Base64UrlUnpadded::encode_string(&hash.finalize());
+        let fingerprint = URL_SAFE_NO_PAD.encode(&hash.finalize());
         let random = (isolate::random()?, isolate::random()?);
         Ok(Self { actor: operator.name, key: key.to_owned(), fingerprint, body, random })
     }

@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use base64ct::{Base64UrlUnpadded, Encoding as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -49,7 +50,7 @@ impl DocumentRing {
                     return Err(WeakSecret);
                 }
                 let header = Object::new().text("alg", "HS256").text("kid", kid).text("typ", "tollgate+jws").end();
-                let header = Base64UrlUnpadded::encode_string(header.as_bytes()) + ".";
+                let header = URL_SAFE_NO_PAD.encode(header.as_bytes()) + ".";
                 Ok(Signer { header, state: Hmac::new_from_slice(secret).map_err(|_| WeakSecret)? })
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -68,11 +69,11 @@ impl DocumentRing {
             .end();
         let Some(signer) = self.0.first() else { return String::new() };
         let mut text = signer.header.clone();
-        text.push_str(&Base64UrlUnpadded::encode_string(payload.as_bytes()));
+        text.push_str(&URL_SAFE_NO_PAD.encode(payload.as_bytes()));
         let mut mac = signer.state.clone();
         mac.update(text.as_bytes());
         text.push('.');
-        text.push_str(&Base64UrlUnpadded::encode_string(&mac.finalize().into_bytes()));
+        text.push_str(&URL_SAFE_NO_PAD.encode(&mac.finalize().into_bytes()));
         text
     }
 
@@ -89,13 +90,12 @@ impl DocumentRing {
         let signer = self.0.iter().find(|signer| text.starts_with(&signer.header)).ok_or(Untrusted::Header)?;
         let (message, signature) = text.rsplit_once('.').ok_or(Untrusted::Header)?;
         let payload = message.get(signer.header.len()..).ok_or(Untrusted::Header)?;
-        let mut tag = [0; 32];
-        let tag = Base64UrlUnpadded::decode(signature, &mut tag).map_err(|_| Untrusted::Signature)?;
+        let tag = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Untrusted::Signature)?;
         let mut mac = signer.state.clone();
         mac.update(message.as_bytes());
-        mac.verify_slice(tag).map_err(|_| Untrusted::Signature)?;
+        mac.verify_slice(&tag).map_err(|_| Untrusted::Signature)?;
 
-        let payload = Base64UrlUnpadded::decode_vec(payload).map_err(|_| Untrusted::Shape)?;
+        let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Untrusted::Shape)?;
         let payload = std::str::from_utf8(&payload).map_err(|_| Untrusted::Shape)?;
         let envelope: Envelope<B> = json::parse(payload).map_err(|_| Untrusted::Shape)?;
         if envelope.key != *key {
@@ -176,7 +176,7 @@ mod tests {
         let (_, rest) = signed().split_once('.').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
         for alg in ["none", "HS512", "RS256", "hs256"] {
             let header = format!(r#"{{"alg":"{alg}","kid":"2026-11","typ":"tollgate+jws"}}"#);
-            let text = format!("{}.{rest}", Base64UrlUnpadded::encode_string(header.as_bytes()));
+            let text = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.as_bytes()));
             assert_eq!(verify(&text).unwrap_err(), Untrusted::Header, "{alg}");
         }
         for text in ["", ".", "..", "a.b.c", &signed()[..60]] {

@@ -364,10 +364,11 @@ impl<'de> Reader<'de> {
 
     /// The next byte that is no white space.
     fn peek(&mut self) -> Option<u8> {
-        let rest = self.text.as_bytes().get(self.at..)?;
-        let skipped = rest.iter().position(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t'))?;
-        self.at += skipped;
-        rest.get(skipped).copied()
+        let bytes = self.text.as_bytes();
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = bytes.get(self.at) {
+            self.at += 1;
+        }
+        bytes.get(self.at).copied()
     }
 
     fn rest(&self) -> &'de str {
@@ -420,28 +421,29 @@ impl<'de> Reader<'de> {
         if self.peek() != Some(b'"') {
             return Err(self.malformed("a string"));
         }
-        let rest = self.rest();
-        let mut plain = true;
-        let mut bytes = rest.bytes().enumerate().skip(1);
-        while let Some((at, byte)) = bytes.next() {
+        let bytes = self.text.as_bytes();
+        let begin = self.at + 1;
+        let (mut end, mut plain) = (begin, true);
+        while let Some(byte) = bytes.get(end) {
             match byte {
                 b'"' => {
+                    let inside = self.text.get(begin..end).unwrap_or_default();
                     let string = if plain {
-                        Cow::Borrowed(rest.get(1..at).unwrap_or_default())
+                        Cow::Borrowed(inside)
                     } else {
-                        let escaped = rest.get(1..at).unwrap_or_default();
-                        Cow::Owned(unescaped(escaped).ok_or_else(|| self.malformed("a sound string"))?)
+                        Cow::Owned(unescaped(inside).ok_or_else(|| self.malformed("a sound string"))?)
                     };
-                    self.at += at + 1;
+                    self.at = end + 1;
                     return Ok(string);
                 }
                 b'\\' => {
                     plain = false;
-                    bytes.next();
+                    end += 1;
                 }
                 0..=0x1f => break,
                 _ => {}
             }
+            end += 1;
         }
         Err(self.malformed("a closed string"))
     }
