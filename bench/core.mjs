@@ -3,9 +3,9 @@
 //
 //   warm   one call of `warm`, from the strings of a request to the text of the verdict: key and URL copied in, key known, route,
 //          feature, a token of a lease, the use counted, headers written, text copied out
-//   cold   from the call of `gate` for a tenant that is not in memory to the verdict, where no limit is to be asked for: the key's MAC
+//   cold   from the call of `warm` for a tenant that is not in memory to the verdict, where no limit is to be asked for: the key's MAC
 //          and hash, the document of the tenant verified and parsed, route and feature decided, headers written. KV answers from
-//          memory at once; its promises and those of the glue are in the figure
+//          memory at once; its promise is in the figure
 //   asked  the same for a request that takes from a limit, to the question for its limiter, which is written too
 //
 // Memory and clocks are Node's. No workerd, no Request, no Response: those are measured by `npm run bench`.
@@ -60,7 +60,7 @@ const microseconds = (since) => Number(process.hrtime.bigint() - since) / 1000;
 
 async function warmTimes(env, keys) {
   const tollgate = await isolate();
-  for (let turn = 0; turn < 8; turn += 1) for (const key of keys) await tollgate.gate(headOf(key), "", false, env, Date.now());
+  for (let turn = 0; turn < 8; turn += 1) for (const key of keys) await decide(tollgate, headOf(key), env);
   const times = [];
   let warm = 0, asked = 0;
   for (let round = 0; round < WARM.rounds; round += 1) {
@@ -79,10 +79,19 @@ async function warmTimes(env, keys) {
     if (!missed.length) times.push(took / WARM.calls);
     // Behind the replies, and the requests that had to ask: not what is measured here.
     for (const what of behind) tollgate.renew(what, env, Date.now());
-    for (const key of new Set(missed)) await tollgate.gate(headOf(key), "", false, env, Date.now());
+    for (const key of new Set(missed)) await decide(tollgate, headOf(key), env);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   return { times, warm, asked };
+}
+
+/** As the door decides. */
+async function decide(tollgate, head, env) {
+  const verdict = tollgate.warm(head, Date.now());
+  if (verdict === undefined) return tollgate.gate(head, "", false, false, env, Date.now());
+  if (!verdict.startsWith("read\n")) return verdict;
+  const name = verdict.slice(5);
+  return tollgate.read(head, name, await env.DOCUMENTS.get(name), Date.now()) ?? tollgate.gate(head, "", false, false, env, Date.now());
 }
 
 async function coldTimes(bindings, keys, path) {
@@ -94,14 +103,13 @@ async function coldTimes(bindings, keys, path) {
   console.error = () => {};
   const tollgate = await isolate();
   const [first, ...others] = keys;
-  await tollgate.gate(headOf(first, path), "", false, env, Date.now());
+  await decide(tollgate, headOf(first, path), env);
   for (const key of others) {
     let took;
     asked = () => (took ??= microseconds(began));
     const head = headOf(key, path);
-    const now = Date.now();
     const began = process.hrtime.bigint();
-    await tollgate.gate(head, "", false, env, now);
+    await decide(tollgate, head, env);
     asked();
     times.push(took);
   }

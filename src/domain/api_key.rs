@@ -194,7 +194,7 @@ impl FromStr for KeyHash {
 
 impl fmt::Display for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(&self.0))
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
     }
 }
 

@@ -73,7 +73,7 @@ pub fn verify(tenant: TenantId, head: &Head, records: &[Record], links: &[Link])
 fn hash(tenant: TenantId, sequence: u64, previous: &str, record: &Record) -> String {
     // JSON marks where one text ends and the next begins.
     let text = serde_json::to_vec(&("tollgate-audit-v1", tenant, sequence, previous, record)).unwrap_or_default();
-    URL_SAFE_NO_PAD.encode(&Sha256::digest(text))
+    URL_SAFE_NO_PAD.encode(Sha256::digest(text))
 }
 
 #[cfg(test)]

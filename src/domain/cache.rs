@@ -3,7 +3,7 @@
 //! Invariant: the weights of what is kept never add up to more than the bound. What goes first is what was not touched
 //! since the hand last came round (CLOCK), so that a hit costs one flag and not a reordered list.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 use std::hash::Hash;
 
 /// Where an entry is, for as long as it stays.
@@ -27,7 +27,7 @@ pub struct Cache<K, V> {
     entries: Vec<Option<Entry<K, V>>>,
     // `HashMap` draws no random seed on wasm32, so its order can be foreseen there. No stranger chooses these keys:
     // they are ids of tenants whose API key carried a sound MAC.
-    places: HashMap<K, usize>,
+    places: FxHashMap<K, usize>,
     free: Vec<usize>,
     hand: usize,
     births: u64,
@@ -39,7 +39,15 @@ impl<K: Copy + Eq + Hash, V> Cache<K, V> {
     /// An empty cache of at most `bound` bytes.
     #[must_use]
     pub fn new(bound: usize) -> Self {
-        Self { entries: Vec::new(), places: HashMap::new(), free: Vec::new(), hand: 0, births: 0, weight: 0, bound }
+        Self {
+            entries: Vec::new(),
+            places: FxHashMap::default(),
+            free: Vec::new(),
+            hand: 0,
+            births: 0,
+            weight: 0,
+            bound,
+        }
     }
 
     /// Where `key` is.

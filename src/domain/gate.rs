@@ -4,8 +4,8 @@
 //! backward; each step either decides or says what is missing. Nothing here waits: a caller that is told what is missing
 //! fetches it and walks again.
 
+use rustc_hash::FxHashMap;
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::api_key::{ApiKey, KeyHash, KeyRing, Mode};
@@ -48,7 +48,7 @@ pub struct Gate {
     plans: Map<(PlanName, u32), Rc<HeldPlan>>,
     residents: Cache<TenantId, Resident>,
     /// Keys that were verified, by their text. Only a sound MAC and a listed hash bring a key in here.
-    keys: HashMap<Box<str>, Known>,
+    keys: FxHashMap<Box<str>, Known>,
     absent: Map<TenantId, UnixMillis>,
     /// How many walks found their tenant here, and how many did not.
     pub hits: u64,
@@ -195,7 +195,7 @@ impl Gate {
             catalog: None,
             plans: Map::new(),
             residents: Cache::new(RESIDENT_BYTES),
-            keys: HashMap::new(),
+            keys: FxHashMap::default(),
             absent: Map::new(),
             hits: 0,
             misses: 0,
@@ -539,7 +539,7 @@ fn credential<'r>(api_key: &'r str, authorization: &'r str) -> Result<&'r str, C
 /// Whose key it is and how it stands. A key that is not in the memory of this isolate must carry a sound MAC before
 /// anything is read for it.
 fn identify(
-    keys: &mut HashMap<Box<str>, Known>,
+    keys: &mut FxHashMap<Box<str>, Known>,
     residents: &mut Cache<TenantId, Resident>,
     absent: &Map<TenantId, UnixMillis>,
     ring: &KeyRing,

@@ -51,7 +51,7 @@ impl Event {
     pub fn fingerprint(&self) -> String {
         // Maps of serde_json are ordered by key, so equal events have equal texts.
         let text = serde_json::to_vec(self).unwrap_or_default();
-        URL_SAFE_NO_PAD.encode(&Sha256::digest(text))
+        URL_SAFE_NO_PAD.encode(Sha256::digest(text))
     }
 }
 

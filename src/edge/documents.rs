@@ -49,12 +49,20 @@ pub(crate) async fn read(env: &Env, config: &Config, key: &DocumentKey, now: Uni
             }
         }
     }
+    match read_owned(env, config, key, now).await {
+        Read::Absent => worst,
+        read => read,
+    }
+}
+
+/// The same past KV, which does not show it.
+pub(crate) async fn read_owned(env: &Env, config: &Config, key: &DocumentKey, now: UnixMillis) -> Read {
     match from_owner(env, config, key).await {
         Ok(Some(text)) => match take(config, key, &text, true, now) {
             Ok(()) => Read::Here,
             Err(untrusted) => failed(key, untrusted),
         },
-        Ok(None) => worst,
+        Ok(None) => Read::Absent,
         Err(message) => {
             console_error!("owner of {key}: {message}");
             Read::Failed(Code::SnapshotUnavailable)

@@ -1,14 +1,18 @@
-//! What the door calls: `warm` for a request that can be decided from memory, `gate` for one that cannot, `renew` behind
-//! a reply. All of them answer in the words of `wire::verdict`.
+//! What the door calls: `warm` for a request that can be decided from memory, `read` for one that wanted only its tenant's
+//! document, `gate` for one that must wait longer, `renew` behind a reply. All of them answer in the words of `wire::verdict`.
 //!
 //! Invariant: these functions hold no authority. They trust no argument, and a request that `warm` does not decide is
 //! decided by `gate` alone, from the beginning.
 
+use std::sync::Arc;
+
 use wasm_bindgen::prelude::*;
 
-use super::isolate;
+use super::documents;
+use super::isolate::{self, Isolate};
 use crate::domain::catalog::Recording;
 use crate::domain::decision::Tier;
+use crate::domain::document::DocumentKey;
 use crate::domain::gate::{Outcome, Refused, Request, Standpoint, Step};
 use crate::domain::path::cut;
 use crate::domain::tally;
@@ -23,8 +27,9 @@ pub(crate) fn instant(now: f64) -> UnixMillis {
     UnixMillis(now as u64)
 }
 
-/// Decides about a request from memory alone: no I/O, no waiting. `undefined` where that is not possible. `head` is its method,
-/// its URL, its `X-API-Key` and its `Authorization`, a line each.
+/// Decides about a request from memory alone: no I/O, no waiting. `undefined` where that is not possible; `read` where it is but for
+/// one document, which the door reads for less than it costs here. `head` is its method, its URL, its `X-API-Key` and its
+/// `Authorization`, a line each.
 #[wasm_bindgen]
 #[must_use]
 pub fn warm(head: &str, now: f64) -> Option<String> {
@@ -38,7 +43,8 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
         let asked = Asked { id: isolate.request_id(now), now };
         let config = &isolate.config;
         let verdict = match isolate.gate.walk(&request, &config.api_keys) {
-            Step::Elsewhere | Step::Missing(_) | Step::Preflight(_) => return None,
+            Step::Elsewhere | Step::Preflight(_) => return None,
+            Step::Missing(keys) => return unread(isolate, &keys),
             Step::Refuse(refused) => {
                 let mut verdict = Verdict::at(Place::of(refused.code as u64));
                 behind_refusal(&refused, &mut verdict);
@@ -77,6 +83,24 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
         Some(isolate.kept.shorten(verdict))
     })
     .flatten()
+}
+
+/// Decides like [`warm`] once the document that was missing is read: `text`, which KV shows under `name`.
+#[wasm_bindgen]
+#[must_use]
+pub fn read(head: &str, name: &str, text: &str, now: f64) -> Option<String> {
+    let config = isolate::with(|isolate| Arc::clone(&isolate.config))?;
+    // What is not trusted is read again by `gate`, which asks its owner too.
+    documents::take(&config, &name.parse().ok()?, text, false, instant(now)).ok()?;
+    warm(head, now)
+}
+
+/// What the door is to read, where nothing but the document of a tenant that is not here is missing.
+fn unread(isolate: &mut Isolate, keys: &[DocumentKey]) -> Option<String> {
+    match keys {
+        [key @ DocumentKey::Tenant(tenant)] if isolate.gate.resident(*tenant).is_none() => Some(format!("read\n{key}")),
+        _ => None,
+    }
 }
 
 /// What `head` says of a request: see [`warm`]. One text costs one copy into this memory, four cost four.

@@ -55,15 +55,15 @@ pub(crate) fn clock() -> UnixMillis {
     UnixMillis(Date::now().as_millis())
 }
 
-/// Decides about a request, waiting for what it needs. `head` is what `warm` could not decide; the rest is of its headers: its
-/// `Idempotency-Key`, and whether it has an `Access-Control-Request-Method`. The answer is a verdict, or `api`: the request is not
-/// for the gate.
+/// Decides about a request, waiting for what it needs. `head` is what `warm` could not decide; then come, of its headers, its
+/// `Idempotency-Key`, and whether it has an `Access-Control-Request-Method`; and whether KV was just seen not to have its tenant's
+/// document. The answer is a verdict, or `api`: the request is not for the gate.
 #[wasm_bindgen]
-pub fn gate(head: String, idempotency_key: String, preflight: bool, env: Env, now: f64) -> Promise {
+pub fn gate(head: String, idempotency_key: String, preflight: bool, unseen: bool, env: Env, now: f64) -> Promise {
     let now = instant(now);
     promise(async move {
         let config = isolate::ready(&env)?;
-        let head = Head { text: head, preflight, idempotency_key, id: isolate::request_id(now)?, now };
+        let head = Head { text: head, preflight, unseen, idempotency_key, id: isolate::request_id(now)?, now };
         Ok(Some(decide(&env, &config, &head).await?))
     })
 }
@@ -72,6 +72,8 @@ pub fn gate(head: String, idempotency_key: String, preflight: bool, env: Env, no
 struct Head {
     text: String,
     preflight: bool,
+    /// Whether KV has just not shown its tenant's document.
+    unseen: bool,
     /// The caller's own name for what it asks: the same when it asks again.
     idempotency_key: String,
     id: RequestId,
@@ -311,7 +313,7 @@ fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head) -> String {
     }
     let what = (standpoint.key, standpoint.number, &head.idempotency_key);
     let hash = Sha256::digest(json::written(&what));
-    URL_SAFE_NO_PAD.encode(&hash)
+    URL_SAFE_NO_PAD.encode(hash)
 }
 
 /// The RECORD of a request that a lease has just paid for.
@@ -444,7 +446,11 @@ async fn read_all(
     {
         keys.push(DocumentKey::Tenant(tenant));
     }
-    let reads = all(keys.iter().map(|key| documents::read(env, config, key, now))).await;
+    let reads = all(keys.iter().map(async |key| match key {
+        DocumentKey::Tenant(_) if head.unseen => documents::read_owned(env, config, key, now).await,
+        _ => documents::read(env, config, key, now).await,
+    }))
+    .await;
     for (key, read) in keys.iter().zip(reads) {
         let code = match read {
             Read::Here => continue,

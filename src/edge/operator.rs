@@ -120,7 +120,7 @@ impl Change {
         hash.update(call.what().as_bytes());
         hash.update([0]);
         hash.update(&body);
-        let fingerprint = URL_SAFE_NO_PAD.encode(&hash.finalize());
+        let fingerprint = URL_SAFE_NO_PAD.encode(hash.finalize());
         let random = (isolate::random()?, isolate::random()?);
         Ok(Self { actor: operator.name, key: key.to_owned(), fingerprint, body, random })
     }

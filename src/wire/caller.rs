@@ -22,7 +22,7 @@
 //! It then compares the timestamp with its own clock (5 minutes are usual). The query is not signed: platforms write it
 //! anew on its way. To change the secret, let the origin accept either of two while the gate changes over.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 use std::fmt;
 use std::rc::Rc;
 
@@ -179,14 +179,14 @@ fn push_hex(out: &mut String, bytes: &[u8; 32]) {
 /// The callers whose requests an isolate passed on.
 pub struct Callers {
     signer: Signer,
-    met: HashMap<(TenantId, KeyId, Mode), Caller>,
+    met: FxHashMap<(TenantId, KeyId, Mode), Caller>,
 }
 
 impl Callers {
     /// None yet.
     #[must_use]
     pub fn new(signer: Signer) -> Self {
-        Self { signer, met: HashMap::new() }
+        Self { signer, met: FxHashMap::default() }
     }
 
     /// This one, as it was met or is met now. As many are remembered as the door has places; then it begins anew.

@@ -73,7 +73,7 @@ impl DocumentRing {
         let mut mac = signer.state.clone();
         mac.update(text.as_bytes());
         text.push('.');
-        text.push_str(&URL_SAFE_NO_PAD.encode(&mac.finalize().into_bytes()));
+        text.push_str(&URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()));
         text
     }
 

@@ -200,6 +200,19 @@ test("a new tenant, and a new key of a tenant that is in memory, work at once", 
   }
 });
 
+test("a tenant that is met the first time costs one reading of KV, and one question to its owner where KV does not show it", async () => {
+  const kv = await local.documents();
+  for (const shown of [true, false]) {
+    const { id, api_key } = await tenant("pro");
+    await settled();
+    if (!shown) await kv.delete(`tenant/${id}`);
+    counted.forget();
+    assert.equal((await get(warm, "/v1/analytics", api_key)).status, 200);
+    const reads = counted.calls("DOCUMENTS", "get").filter(({ detail }) => detail === `tenant/${id}`);
+    assert.deepEqual([reads.length, counted.calls("TENANT").length], [1, shown ? 0 : 1], shown ? "in KV" : "not in KV");
+  }
+});
+
 test("a revoked key is refused at once by a cold gate, and by a warm one within a lease", async () => {
   const { id, api_key } = await tenant("free");
   const other = await op("POST", `/tenants/${id}/keys`, { name: "to be revoked" });
