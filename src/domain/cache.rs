@@ -25,8 +25,8 @@ struct Entry<K, V> {
 /// A map from `K` to `V` within a number of bytes.
 pub struct Cache<K, V> {
     entries: Vec<Option<Entry<K, V>>>,
-    // `HashMap` draws no random seed on wasm32, so its order can be foreseen there. No stranger chooses these keys:
-    // they are ids of tenants whose API key carried a sound MAC.
+    // A hasher without a seed, and std's has none on wasm32 either: no stranger chooses these keys, which are ids of tenants whose
+    // API key carried a sound MAC.
     places: FxHashMap<K, usize>,
     free: Vec<usize>,
     hand: usize,

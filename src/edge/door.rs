@@ -1,8 +1,8 @@
 //! What the door calls: `warm` for a request that can be decided from memory, `read` for one that wanted only its tenant's
 //! document, `gate` for one that must wait longer, `renew` behind a reply. All of them answer in the words of `wire::verdict`.
 //!
-//! Invariant: these functions hold no authority. They trust no argument, and a request that `warm` does not decide is
-//! decided by `gate` alone, from the beginning.
+//! Invariant: these functions hold no authority. They trust no argument, and a request that neither `warm` nor `read` decides
+//! is decided by `gate`, from the beginning.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! What the door keeps of answers and of the headers for clients: their heads (`wire::verdict`), by place.
 //!
 //! Invariant: a head is left out only where it is what the door was last told to keep at that place. So this is for verdicts
-//! that the door acts on at once, in the order in which they were made: those of `warm`, and of nothing that waits.
+//! that the door acts on at once, in the order in which they were made: those of `warm` and `read`, and of nothing that waits.
 
 use std::rc::Rc;
 

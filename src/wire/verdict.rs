@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! [renew, what]      call `renew` with this behind the reply
+//! read               name: of the document in KV that `read` is to be called with (`edge::door`)
 //! answer             place, body, value of the last header; then, unless it is what the door keeps at that place, the head:
 //!                    status, names and values of headers in turn, name of the last one
 //! forward            handle, release, target, URL; then, for a request that is known to be somebody's: the place of the caller and
