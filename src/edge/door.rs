@@ -51,8 +51,11 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
                 config.voice.refusal(&refused, asked, verdict)
             }
             Step::Way(mut standpoint) => {
-                let (way, _) = standpoint.way(now)?;
-                if way.meter.as_ref().is_some_and(|metering| metering.recording == Recording::Exact) {
+                let (way, limits) = standpoint.way(now)?;
+                let exact = way.meter.as_ref().is_some_and(|metering| metering.recording == Recording::Exact);
+                // A limiter that was never asked has lent nothing. `gate` asks it, and counts what is wanted of it once.
+                let unasked = way.refusal.is_none() && !way.charges.is_empty() && !limits.has_heard();
+                if exact || unasked {
                     return None;
                 }
                 let outcome = standpoint.decide(now);
