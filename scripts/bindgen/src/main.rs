@@ -4,6 +4,7 @@
 //! crashed instance is replaced instead of answering every later request with its error.
 
 mod names;
+mod unmade;
 mod unwinding;
 
 use std::{env, fs, path::Path, process::ExitCode};
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
             .generate_output()
     });
     let result = result.and_then(|mut output| {
+        unmade::emptied(output.wasm_mut());
         unwinding::without_cleanup(output.wasm_mut());
         let renamed = names::shorten(output.wasm_mut());
         output.emit(out_dir)?;
