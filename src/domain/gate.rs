@@ -16,10 +16,11 @@ use super::document::{Document, DocumentKey};
 use super::id::{KeyId, TenantId};
 use super::limit::{self, Admission, Incarnation};
 use super::map::Map;
+use super::met::Met;
 use super::name::{OriginName, PlanName};
 use super::path::{CanonicalPath, NotCanonical, Url, cut_last};
 use super::plan::Plan;
-use super::resident::{Asked, HeldPlan, Refusal, Resident, Shown, Standing, Way};
+use super::resident::{Asked, Begun, HeldPlan, Refusal, Resident, Shown, Standing, Way};
 use super::route::{InvalidRoutes, Method, Route, RouteTable, Routed};
 use super::tally::Behind;
 use super::tenant::{Subscription, Tenant};
@@ -50,6 +51,8 @@ pub struct Gate {
     /// Keys that were verified, by their text. Only a sound MAC and a listed hash bring a key in here.
     keys: FxHashMap<Box<str>, Known>,
     absent: Map<TenantId, UnixMillis>,
+    /// Requests that came as far as their limits, by their text.
+    met: Met<Errand>,
     /// How many walks found their tenant here, and how many did not.
     pub hits: u64,
     /// See [`Self::hits`].
@@ -62,6 +65,17 @@ struct Known {
     resident: Place,
     place: usize,
     id: KeyId,
+}
+
+/// What follows from the text of a request as long as the catalog stays the same: where it goes, and who sends it.
+struct Errand {
+    origin: usize,
+    method: Method,
+    path: CanonicalPath<'static>,
+    query: Option<Box<str>>,
+    known: Known,
+    number: usize,
+    begun: Begun,
 }
 
 /// The catalog, made ready for looking up.
@@ -82,6 +96,8 @@ pub struct Compiled {
 /// An origin, made ready.
 pub struct CompiledOrigin {
     name: OriginName,
+    /// Its place among the origins.
+    place: usize,
     origin: Origin,
     table: RouteTable,
     /// The number of its first route among the routes of all origins; the number after its last is what no rule matches.
@@ -91,6 +107,8 @@ pub struct CompiledOrigin {
 /// A request, as far as a decision looks at it.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
+    /// Method, URL and both headers in one text, which it is remembered by; empty where it need not be.
+    pub text: &'a str,
     /// The method as received.
     pub method: &'a str,
     /// The absolute URL as the platform gives it.
@@ -183,6 +201,10 @@ pub struct Standpoint<'g, 'r> {
     pub catalog: &'g Catalog,
     /// The same, with its age.
     pub held: &'g Compiled,
+    /// What verdicts about this text begin with, if it was met before.
+    pub begun: Option<&'g mut Begun>,
+    /// Where its way is, once that is known: a standpoint is of one instant.
+    at: Option<usize>,
 }
 
 impl Gate {
@@ -197,9 +219,42 @@ impl Gate {
             residents: Cache::new(RESIDENT_BYTES),
             keys: FxHashMap::default(),
             absent: Map::new(),
+            met: Met::default(),
             hits: 0,
             misses: 0,
         }
+    }
+
+    /// Where the walk of a request would end that has the text of one that came as far as its limits. None where anything that
+    /// its text does not say has changed, and for a text that was not met: then it has to be walked.
+    pub fn recall<'g>(&'g mut self, text: &str, now: UnixMillis) -> Option<Standpoint<'g, 'g>> {
+        let catalog = self.catalog.as_ref().filter(|catalog| now < catalog.document.expires)?;
+        let Errand { origin, method, path, query, known, number, begun } = self.met.get(text)?;
+        let origin = catalog.origins.get(*origin)?;
+        let resident = self.residents.get(known.resident)?;
+        let serves = resident.is_equipped(catalog.document.serial) && !resident.is_expired(now) && resident.serves();
+        let Standing::Good(key, mode) = resident.standing_at(known.place, known.id, now).filter(|_| serves)? else {
+            return None;
+        };
+        self.hits += 1;
+        Some(Standpoint {
+            passage: Passage {
+                origin: &origin.name,
+                target: &origin.origin.target,
+                method: *method,
+                path: path.borrowed(),
+                query: query.as_deref(),
+            },
+            resident,
+            key,
+            mode,
+            route: origin.table.routes().get(*number - origin.first),
+            number: *number,
+            catalog: &catalog.document.body,
+            held: catalog,
+            begun: Some(begun),
+            at: None,
+        })
     }
 
     /// Walks as far as the limits.
@@ -266,6 +321,19 @@ impl Gate {
                 return Step::Refuse(Refused { path: Some(why), ..refused });
             }
         };
+        // Whether an OPTIONS is a preflight its text does not say; and nobody else's credentials are kept.
+        let is_told = method != Method::Options && (request.authorization.is_empty() || text != request.api_key);
+        if let Some(known) = self.keys.get(text).filter(|_| is_told) {
+            self.met.note(request.text, || Errand {
+                origin: origin.place,
+                method,
+                path: passage.path.to_owned(),
+                query: passage.query.map(Into::into),
+                known: *known,
+                number,
+                begun: Begun::default(),
+            });
+        }
         Step::Way(Standpoint {
             passage,
             resident,
@@ -275,6 +343,8 @@ impl Gate {
             number,
             catalog: &catalog.document.body,
             held: catalog,
+            begun: None,
+            at: None,
         })
     }
 
@@ -361,6 +431,7 @@ impl Gate {
             return Ok(());
         }
         self.catalog = Some(Compiled::new(document, now)?);
+        self.met.clear();
         // Versions that no head names any more are forgotten with the tenants that stay on them read anew.
         let heads: Vec<(PlanName, u32)> = self
             .catalog
@@ -646,7 +717,8 @@ impl Compiled {
                 hosts.insert(host.as_str().into(), origins.len());
             }
             let routes = table.routes().len();
-            origins.push(CompiledOrigin { name: name.clone(), origin: origin.clone(), table, first });
+            let place = origins.len();
+            origins.push(CompiledOrigin { name: name.clone(), place, origin: origin.clone(), table, first });
             first += routes + 1;
         }
         let default = origins.iter().position(|origin| origin.name.as_str() == DEFAULT_ORIGIN);
@@ -773,7 +845,7 @@ impl Standpoint<'_, '_> {
 
     /// What the route means for this tenant now: worked out where that is not known any more.
     pub fn way(&mut self, now: UnixMillis) -> Option<(&mut Way, &mut limit::Isolate)> {
-        if self.resident.way(self.mode, self.number, now).is_none() {
+        if self.at.is_none() {
             let asked = Asked {
                 mode: self.mode,
                 route: self.number,
@@ -781,9 +853,9 @@ impl Standpoint<'_, '_> {
                 meter: self.route.and_then(|route| route.meter.as_ref()),
                 cost: self.route.map_or(0, |route| route.cost),
             };
-            self.resident.work_out(self.catalog, &asked, now);
+            self.at = Some(self.resident.place_of_way(self.catalog, &asked, now));
         }
-        self.resident.way(self.mode, self.number, now)
+        self.resident.way(self.at?)
     }
 
     /// Decides what can be decided here: the feature, and the limits as far as live leases pay.

@@ -118,16 +118,16 @@ impl FromStr for TenantId {
 }
 
 impl TenantId {
-    /// Appends its text: `fmt` costs more than the rest of an answer.
-    pub fn push_to(self, out: &mut String) {
-        // Writing to a String does not fail.
-        let _ = Digits::of(self.bits(), 16).write(out, "ten_");
+    /// Its text: `fmt` costs more than the rest of an answer.
+    #[must_use]
+    pub fn text(self) -> IdText {
+        IdText::of(*b"ten_", self.bits(), 16)
     }
 }
 
 impl fmt::Display for TenantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Digits::of(self.bits(), 16).write(f, "ten_")
+        f.write_str(self.text().as_str())
     }
 }
 
@@ -163,7 +163,7 @@ impl FromStr for KeyId {
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Digits::of(self.0.into(), 9).write(f, "key_")
+        f.write_str(IdText::of(*b"key_", self.0.into(), 9).as_str())
     }
 }
 
@@ -189,50 +189,54 @@ impl FromStr for RequestId {
 }
 
 impl RequestId {
-    /// Appends its text: `fmt` costs more than the rest of an answer.
-    pub fn push_to(self, out: &mut String) {
-        // Writing to a String does not fail.
-        let _ = Digits::of(self.0, 26).write(out, "req_");
+    /// Its text: `fmt` costs more than the rest of an answer.
+    #[must_use]
+    pub fn text(self) -> IdText {
+        IdText::of(*b"req_", self.0, 26)
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Digits::of(self.0, 26).write(f, "req_")
+        f.write_str(self.text().as_str())
     }
 }
 
-/// A number as digits of base 32.
-struct Digits {
-    text: [u8; 26],
+/// The text of an id, in no memory of its own.
+pub struct IdText {
+    text: [u8; PREFIX + 26],
     used: usize,
 }
 
-impl Digits {
-    /// The low `used * 5` bits of `bits`, most significant first; at most 26 digits.
-    fn of(mut bits: u128, used: usize) -> Self {
+/// How long what an id's text begins with is.
+const PREFIX: usize = 4;
+
+impl IdText {
+    /// `prefix`, and the low `digits * 5` bits of `bits`, most significant first; at most 26 digits.
+    fn of(prefix: [u8; PREFIX], mut bits: u128, digits: usize) -> Self {
         /// As many digits as 64 bits hold: shifting 128 bits for each digit takes wasm32 several times as long.
         const TOGETHER: usize = 12;
         const MASK: u128 = (1 << (5 * TOGETHER)) - 1;
-        let mut text = [b'0'; 26];
-        for digits in text.get_mut(..used).unwrap_or_default().rchunks_mut(TOGETHER) {
-            let mut part = u64::try_from(bits & MASK).unwrap_or_default();
-            for digit in digits.iter_mut().rev() {
-                *digit = ALPHABET.get((part & 31) as usize).copied().unwrap_or(b'0');
-                part >>= 5;
+        let mut text = [b'0'; PREFIX + 26];
+        let used = PREFIX + digits;
+        if let Some((before, digits)) = text.get_mut(..used).and_then(|text| text.split_first_chunk_mut()) {
+            *before = prefix;
+            for digits in digits.rchunks_mut(TOGETHER) {
+                let mut part = u64::try_from(bits & MASK).unwrap_or_default();
+                for digit in digits.iter_mut().rev() {
+                    *digit = ALPHABET.get((part & 31) as usize).copied().unwrap_or(b'0');
+                    part >>= 5;
+                }
+                bits >>= 5 * TOGETHER;
             }
-            bits >>= 5 * TOGETHER;
         }
         Self { text, used }
     }
 
-    fn as_str(&self) -> &str {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         self.text.get(..self.used).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
-    }
-
-    fn write(&self, out: &mut impl fmt::Write, prefix: &str) -> fmt::Result {
-        out.write_str(prefix)?;
-        out.write_str(self.as_str())
     }
 }
 

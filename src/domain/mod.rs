@@ -17,6 +17,7 @@ pub mod id;
 pub mod job;
 pub mod limit;
 pub mod map;
+pub mod met;
 pub mod name;
 pub mod outbox;
 pub mod path;

@@ -182,6 +182,18 @@ impl<'a> CanonicalPath<'a> {
         matches!(self.0, Cow::Borrowed(_))
     }
 
+    /// The same, borrowed from this one.
+    #[must_use]
+    pub fn borrowed(&self) -> CanonicalPath<'_> {
+        CanonicalPath(Cow::Borrowed(&self.0))
+    }
+
+    /// The same, to keep.
+    #[must_use]
+    pub fn to_owned(&self) -> CanonicalPath<'static> {
+        CanonicalPath(Cow::Owned(self.as_str().to_owned()))
+    }
+
     /// The first segment, and the path after it: `/gate/api/v1` is `gate` and `/api/v1`. None of `/` itself.
     #[must_use]
     pub fn split_first(&self) -> Option<(&str, CanonicalPath<'_>)> {

@@ -138,6 +138,10 @@ type Label = Latest<(u64, KeyId, Counted), String>;
 /// until asking again may help.
 pub type Said = Latest<(Code, Option<Slot>, Option<u64>), (String, Rc<str>)>;
 
+/// What the door is told to let a request pass, up to the first word that is another one each time: the same for requests with the
+/// same text, and for the same serial of the tenant's document.
+pub type Begun = Latest<u64, Box<str>>;
+
 /// The headers of an answer that lets pass, as far as they are the same for what is left of each limit, and for how many seconds.
 pub type Head = Latest<Vec<(u64, Option<u64>)>, Rc<str>>;
 
@@ -397,25 +401,30 @@ impl Resident {
         feature::resolve(feature, &voices, now)
     }
 
-    /// The way that was worked out for a route, if it still holds.
-    pub fn way(&mut self, mode: Mode, route: usize, now: UnixMillis) -> Option<(&mut Way, &mut Isolate)> {
-        let at = self.ways.binary_search_by_key(&WayKey(mode, route), |(key, _)| *key).ok()?;
-        let (_, way) = self.ways.get_mut(at)?;
-        (now < way.until).then_some((way, &mut self.limits))
+    /// The way at `place`.
+    pub fn way(&mut self, place: usize) -> Option<(&mut Way, &mut Isolate)> {
+        self.ways.get_mut(place).map(|(_, way)| (way, &mut self.limits))
     }
 
-    /// Works out what a route means for this tenant from `now` on, and keeps it.
-    pub fn work_out(&mut self, catalog: &Catalog, asked: &Asked<'_>, now: UnixMillis) {
-        let way = self.assess(catalog, asked, now);
+    /// Where the way is that a route means for this tenant: worked out from `now` on where it is not, or does not hold any more. It
+    /// stays there until another one is asked for.
+    pub fn place_of_way(&mut self, catalog: &Catalog, asked: &Asked<'_>, now: UnixMillis) -> usize {
         let key = WayKey(asked.mode, asked.route);
-        match self.ways.binary_search_by_key(&key, |(key, _)| *key) {
+        let found = self.ways.binary_search_by_key(&key, |(key, _)| *key);
+        match found {
+            Ok(at) if self.ways.get(at).is_some_and(|(_, way)| now < way.until) => {}
             Ok(at) => {
+                let way = self.assess(catalog, asked, now);
                 if let Some(slot) = self.ways.get_mut(at) {
                     slot.1 = way;
                 }
             }
-            Err(at) => self.ways.insert(at, (key, way)),
+            Err(at) => {
+                let way = self.assess(catalog, asked, now);
+                self.ways.insert(at, (key, way));
+            }
         }
+        found.unwrap_or_else(|at| at)
     }
 
     /// What `asked` means for this tenant from `now` on.

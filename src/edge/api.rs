@@ -115,7 +115,7 @@ impl Answer {
         verdict.begin_answer().push_str(&self.body);
         let value = verdict.begin_value(headers.last("tollgate"));
         value.push_str("id=");
-        id.push_to(value);
+        value.push_str(id.text().as_str());
         verdict.into_text()
     }
 }

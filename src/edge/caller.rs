@@ -84,6 +84,7 @@ async fn known(call: &Call, then: &mut dyn FnMut(Known<'_>) -> Result<Answer, Fa
     for _ in 0..6 {
         let now = clock();
         let request = Request {
+            text: "",
             method: "",
             url: "",
             api_key: &api_key,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use wasm_bindgen::prelude::*;
 
+use super::config::Config;
 use super::documents;
 use super::isolate::{self, Isolate};
 use crate::domain::catalog::Recording;
@@ -18,6 +19,7 @@ use crate::domain::path::cut;
 use crate::domain::tally;
 use crate::domain::time::UnixMillis;
 use crate::wire::answer::{Asked, Passed};
+use crate::wire::caller::Callers;
 use crate::wire::headers;
 use crate::wire::verdict::{Place, Verdict};
 
@@ -34,14 +36,17 @@ pub(crate) fn instant(now: f64) -> UnixMillis {
 #[must_use]
 pub fn warm(head: &str, now: f64) -> Option<String> {
     let now = instant(now);
-    let request = request(head, now);
-    // Whether an OPTIONS is a preflight only its headers tell.
-    if request.method == "OPTIONS" {
-        return None;
-    }
     isolate::with(|isolate| {
         let asked = Asked { id: isolate.request_id(now), now };
         let config = &isolate.config;
+        if let Some(standpoint) = isolate.gate.recall(head, now) {
+            return Some(isolate.kept.shorten(decided(standpoint, config, &mut isolate.callers, asked)?));
+        }
+        let request = request(head, now);
+        // Whether an OPTIONS is a preflight only its headers tell.
+        if request.method == "OPTIONS" {
+            return None;
+        }
         let verdict = match isolate.gate.walk(&request, &config.api_keys) {
             Step::Elsewhere | Step::Preflight(_) => return None,
             Step::Missing(keys) => return unread(isolate, &keys),
@@ -50,42 +55,49 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
                 behind_refusal(&refused, &mut verdict);
                 config.voice.refusal(&refused, asked, verdict)
             }
-            Step::Way(mut standpoint) => {
-                let (way, limits) = standpoint.way(now)?;
-                let exact = way.meter.as_ref().is_some_and(|metering| metering.recording == Recording::Exact);
-                // A limiter that was never asked has lent nothing. `gate` asks it, and counts what is wanted of it once.
-                let unasked = way.refusal.is_none() && !way.charges.is_empty() && !limits.has_heard();
-                if exact || unasked {
-                    return None;
-                }
-                let outcome = standpoint.decide(now);
-                let group = standpoint.group() ^ u64::from(matches!(outcome, Outcome::Refuse(_)));
-                let mut verdict = Verdict::at(Place::of(group));
-                match outcome {
-                    Outcome::Ask => return None,
-                    Outcome::Admit(tier) => {
-                        tally::admitted(&mut standpoint, now);
-                        behind(&mut standpoint, now, &mut verdict);
-                        let passed = Passed::by(tier);
-                        config.voice.pass(&mut standpoint, &mut isolate.callers, passed, asked, verdict)
-                    }
-                    Outcome::Observed(code) => {
-                        tally::observed(&mut standpoint, code, asked.id, now);
-                        behind(&mut standpoint, now, &mut verdict);
-                        let passed = Passed::despite(code, Tier::Isolate);
-                        config.voice.pass(&mut standpoint, &mut isolate.callers, passed, asked, verdict)
-                    }
-                    Outcome::Refuse(reason) => {
-                        tally::refused(&mut standpoint, reason.code, asked.id, now);
-                        behind(&mut standpoint, now, &mut verdict);
-                        config.voice.refuse(&mut standpoint, &reason, Tier::Isolate, asked, verdict)
-                    }
-                }
-            }
+            Step::Way(standpoint) => decided(standpoint, config, &mut isolate.callers, asked)?,
         };
         Some(isolate.kept.shorten(verdict))
     })
     .flatten()
+}
+
+/// What memory alone says to a request whose key, route and feature are settled, if that is enough.
+fn decided(
+    mut standpoint: Standpoint<'_, '_>,
+    config: &Config,
+    callers: &mut Callers,
+    asked: Asked,
+) -> Option<Verdict> {
+    let now = asked.now;
+    let (way, limits) = standpoint.way(now)?;
+    let exact = way.meter.as_ref().is_some_and(|metering| metering.recording == Recording::Exact);
+    // A limiter that was never asked has lent nothing. `gate` asks it, and counts what is wanted of it once.
+    let unasked = way.refusal.is_none() && !way.charges.is_empty() && !limits.has_heard();
+    if exact || unasked {
+        return None;
+    }
+    let outcome = standpoint.decide(now);
+    let group = standpoint.group() ^ u64::from(matches!(outcome, Outcome::Refuse(_)));
+    let mut verdict = Verdict::at(Place::of(group));
+    let passed = match outcome {
+        Outcome::Ask => return None,
+        Outcome::Refuse(reason) => {
+            tally::refused(&mut standpoint, reason.code, asked.id, now);
+            behind(&mut standpoint, now, &mut verdict);
+            return Some(config.voice.refuse(&mut standpoint, &reason, Tier::Isolate, asked, verdict));
+        }
+        Outcome::Admit(tier) => {
+            tally::admitted(&mut standpoint, now);
+            Passed::by(tier)
+        }
+        Outcome::Observed(code) => {
+            tally::observed(&mut standpoint, code, asked.id, now);
+            Passed::despite(code, Tier::Isolate)
+        }
+    };
+    behind(&mut standpoint, now, &mut verdict);
+    Some(config.voice.pass(&mut standpoint, callers, passed, asked, verdict))
 }
 
 /// Decides like [`warm`] once the document that was missing is read: `text`, which KV shows under `name`.
@@ -112,7 +124,7 @@ pub(crate) fn request(head: &str, now: UnixMillis) -> Request<'_> {
     let mut rest = head;
     let mut line = || next_line(&mut rest);
     let (method, url, api_key, authorization) = (line(), line(), line(), line());
-    Request { method, url, api_key, authorization, waits: false, preflight: false, now }
+    Request { text: head, method, url, api_key, authorization, waits: false, preflight: false, now }
 }
 
 /// Takes a line off `text`.

@@ -3,21 +3,22 @@
 //! Invariant: every answer of the gate says which document it was made from, how old that is and who decided, in one
 //! header: `Tollgate: serial=12, age=840, tier=lease, id=req_...` (an RFC 9651 dictionary; age in milliseconds).
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use super::caller::{Callers, Identity};
 use super::json::Object;
 use super::problem::{self, Occurrence, Problem, Snapshot};
-use super::push_number;
 use super::ratelimit::{self, Field};
 use super::verdict::{Headers, Release, Verdict};
+use super::{Decimal, push_number};
 use crate::domain::catalog::Target;
 use crate::domain::decision::{Code, Tier};
 use crate::domain::gate::{Passage, Reason, Refused, Standpoint};
 use crate::domain::id::RequestId;
 use crate::domain::path::NotCanonical;
 use crate::domain::plan::Plan;
-use crate::domain::resident::{Resident, Shown, Way};
+use crate::domain::resident::{Begun, Resident, Shown, Way};
 use crate::domain::time::UnixMillis;
 
 /// What every answer of one deployment has in common.
@@ -137,33 +138,29 @@ impl Voice {
         asked: Asked,
         mut verdict: Verdict,
     ) -> Verdict {
-        let head = head(standpoint, asked.now);
+        let Passed { tier, observed, release } = passed;
+        let Asked { id, now } = asked;
+        let head = head(standpoint, now);
+        let mut not_met = Begun::default();
+        let begun = standpoint.begun.take().filter(|_| release.0 == Release::Free).unwrap_or(&mut not_met);
+        let begun = begun.of(standpoint.resident.serial(), || begin(standpoint, release, verdict.anew()));
         if *standpoint.passage.target == Target::Demo {
-            // A canonical path needs no escaping in JSON: what would is percent-encoded or refused.
-            let body = verdict.begin_answer();
-            body.push_str("{\"origin\":\"demo\",\"method\":\"");
-            body.push_str(standpoint.passage.method.name());
-            body.push_str("\",\"path\":\"");
-            body.push_str(standpoint.passage.path.as_str());
-            body.push_str("\",\"tenant\":\"");
-            standpoint.resident.tenant().tenant.push_to(body);
-            body.push_str("\"}");
-        } else {
-            let features = standpoint.resident.features(standpoint.catalog, asked.now);
-            let caller = callers.meet(&Identity {
-                tenant: standpoint.resident.tenant().tenant,
-                key: standpoint.key,
-                mode: standpoint.mode,
-                plan: standpoint.resident.plan().map_or("", |plan| plan.plan.as_str()),
-                features: &features,
-            });
-            let Passage { method, path, .. } = &standpoint.passage;
-            begin_forward(&standpoint.passage, passed.release, &mut verdict);
-            let values = verdict.begin_caller(caller);
-            caller.sign(*method, path, asked.now, asked.id, values);
+            let (age, id) = (Decimal::of(standpoint.resident.age_ms(now)), id.text());
+            verdict.end_answer(&[begun, age.as_str(), &decided_by(tier, observed), id.as_str()], head);
+            return verdict;
         }
-        let value = verdict.begin_value(head);
-        signature_line(Some(standpoint.resident), passed.tier, passed.observed, asked, value);
+        let features = standpoint.resident.features(standpoint.catalog, now);
+        let caller = callers.meet(&Identity {
+            tenant: standpoint.resident.tenant().tenant,
+            key: standpoint.key,
+            mode: standpoint.mode,
+            plan: standpoint.resident.plan().map_or("", |plan| plan.plan.as_str()),
+            features: &features,
+        });
+        let Passage { method, path, .. } = &standpoint.passage;
+        let values = verdict.go_on(begun).begin_caller(caller);
+        caller.sign(*method, path, now, id, values);
+        signature_line(Some(standpoint.resident), tier, observed, asked, verdict.begin_value(head));
         verdict
     }
 
@@ -253,7 +250,7 @@ fn passed_with(target: &Target) -> Headers {
 /// All headers of what passes: those, and the limits of the request in the two fields of the draft.
 fn head(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Rc<str> {
     let target = standpoint.passage.target;
-    let Some((way, limits)) = standpoint.resident.way(standpoint.mode, standpoint.number, now) else {
+    let Some((way, limits)) = standpoint.way(now) else {
         return passed_with(target).last(SIGNATURE);
     };
     let Way { head, shown, .. } = way;
@@ -274,6 +271,25 @@ fn head(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Rc<str> {
         headers.last(SIGNATURE)
     });
     Rc::clone(head)
+}
+
+/// What the door is told to let pass, up to the first word that is another one each time: the age, or what is said of the caller.
+fn begin(standpoint: &Standpoint<'_, '_>, release: (Release, &str), mut verdict: Verdict) -> Box<str> {
+    let Passage { target, method, path, .. } = &standpoint.passage;
+    if **target == Target::Demo {
+        // A canonical path needs no escaping in JSON: what would is percent-encoded or refused.
+        let body = verdict.begin_answer();
+        for part in ["{\"origin\":\"demo\",\"method\":\"", method.name(), "\",\"path\":\"", path.as_str()] {
+            body.push_str(part);
+        }
+        body.push_str("\",\"tenant\":\"");
+        body.push_str(standpoint.resident.tenant().tenant.text().as_str());
+        body.push_str("\"}");
+        signed_by(standpoint.resident, verdict.next_line());
+    } else {
+        begin_forward(&standpoint.passage, release, &mut verdict);
+    }
+    verdict.into_text().into()
 }
 
 fn begin_forward(passage: &Passage<'_, '_>, (release, handle): (Release, &str), verdict: &mut Verdict) {
@@ -305,19 +321,30 @@ fn signature_line(
     Asked { id, now }: Asked,
     out: &mut String,
 ) {
+    let decided = decided_by(tier, observed);
     if let Some(resident) = resident {
-        out.push_str("serial=");
-        push_number(out, resident.serial());
-        out.push_str(", age=");
+        signed_by(resident, out);
         push_number(out, resident.age_ms(now));
-        out.push_str(", ");
+        out.push_str(&decided);
+    } else {
+        out.push_str(decided.strip_prefix(", ").unwrap_or(&decided));
     }
-    out.push_str("tier=");
-    out.push_str(tier.name());
-    if let Some(code) = observed {
-        out.push_str(", observed=");
-        out.push_str(code.name());
+    out.push_str(id.text().as_str());
+}
+
+/// Its beginning, up to the age.
+fn signed_by(resident: &Resident, out: &mut String) {
+    out.push_str("serial=");
+    push_number(out, resident.serial());
+    out.push_str(", age=");
+}
+
+/// What stands between the age and the id.
+fn decided_by(tier: Tier, observed: Option<Code>) -> Cow<'static, str> {
+    match (observed, tier) {
+        (Some(code), _) => [", tier=", tier.name(), ", observed=", code.name(), ", id="].concat().into(),
+        (None, Tier::Isolate) => ", tier=isolate, id=".into(),
+        (None, Tier::Lease) => ", tier=lease, id=".into(),
+        (None, Tier::Limiter) => ", tier=limiter, id=".into(),
     }
-    out.push_str(", id=");
-    id.push_to(out);
 }

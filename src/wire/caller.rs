@@ -153,7 +153,7 @@ impl Caller {
         let begins = out.len();
         push_number(out, at.0);
         out.push('\n');
-        request.push_to(out);
+        out.push_str(request.text().as_str());
         let ends = out.len();
         // For the hash alone.
         out.push('\n');

@@ -228,7 +228,7 @@ impl<'a> Problem<'a> {
             .maybe(Some(self.errors).filter(|faults| !faults.is_empty()), |object, faults| {
                 object.json("errors", &faults.iter().map(Fault::to_json).collect::<List>().end())
             })
-            .maybe(self.tenant, |object, tenant| object.plain("tenant", |out| tenant.push_to(out)))
+            .maybe(self.tenant, |object, tenant| object.plain("tenant", |out| out.push_str(tenant.text().as_str())))
     }
 }
 
@@ -239,7 +239,7 @@ impl Occurrence {
         object
             .maybe(self.snapshot, |object, snapshot| object.object("snapshot", |object| snapshot.write(object)))
             .maybe(self.tier, |object, tier| object.plain("tier", |out| out.push_str(tier.name())))
-            .maybe(self.request_id, |object, id| object.plain("request_id", |out| id.push_to(out)))
+            .maybe(self.request_id, |object, id| object.plain("request_id", |out| out.push_str(id.text().as_str())))
     }
 }
 
@@ -255,7 +255,7 @@ impl Limit<'_> {
     fn write(self, object: Object) -> Object {
         object
             .text("name", self.name)
-            .plain("tenant", |out| self.tenant.push_to(out))
+            .plain("tenant", |out| out.push_str(self.tenant.text().as_str()))
             .number("level", self.level as u64)
             .number("quota", self.quota)
             .number("cost", self.cost)

@@ -122,7 +122,7 @@ impl Place {
 }
 
 /// A verdict that is being written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Verdict {
     text: String,
     place: Option<Place>,
@@ -130,15 +130,9 @@ pub struct Verdict {
     caller: Option<Rc<str>>,
 }
 
-/// Room for an answer that lets pass, without its head: growing on the way costs more than writing, and so does asking for more than
-/// the allocator holds ready (its small chunks end at 256 bytes).
+/// Room for what is written piece by piece: growing on the way costs more than writing, and so does asking for more than the
+/// allocator holds ready (its small chunks end at 256 bytes).
 const ROOM: usize = 240;
-
-impl Default for Verdict {
-    fn default() -> Self {
-        Self { text: String::with_capacity(ROOM), place: None, head: None, caller: None }
-    }
-}
 
 impl Verdict {
     /// A verdict whose head may be kept at `place`: for `wire::kept`. Only for what the door acts on at once.
@@ -164,8 +158,32 @@ impl Verdict {
         verdict.text
     }
 
+    /// Begins a verdict for the same place, to be kept as a text that others begin with.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Self { place: self.place, ..Self::default() }
+    }
+
+    /// Goes on with a text that was written before, and leaves room for more.
+    pub fn go_on(&mut self, begun: &str) -> &mut Self {
+        self.text.reserve(begun.len() + ROOM);
+        self.text.push_str(begun);
+        self
+    }
+
+    /// Ends an answer with these parts of its text, all but for its head. They get the room that they take and no more: growing on
+    /// the way, and giving back what was too much, cost more than writing.
+    pub fn end_answer(&mut self, parts: &[&str], head: Rc<str>) {
+        self.text.reserve_exact(parts.iter().map(|part| part.len()).sum());
+        for part in parts {
+            self.text.push_str(part);
+        }
+        self.head = Some(head);
+    }
+
     /// Begins an answer of the door itself, whose body the caller writes.
     pub fn begin_answer(&mut self) -> &mut String {
+        self.text.reserve(ROOM);
         self.text.push_str("answer\n");
         push_place(&mut self.text, self.place);
         self.text.push('\n');
@@ -176,6 +194,11 @@ impl Verdict {
     /// which the caller writes.
     pub fn begin_value(&mut self, head: Rc<str>) -> &mut String {
         self.head = Some(head);
+        self.next_line()
+    }
+
+    /// Ends the line that was begun, and begins another one.
+    pub fn next_line(&mut self) -> &mut String {
         self.text.push('\n');
         &mut self.text
     }
