@@ -248,7 +248,7 @@ impl Gate {
             resident,
             key,
             mode,
-            route: origin.table.routes().get(*number - origin.first),
+            route: number.checked_sub(origin.first).and_then(|place| origin.table.routes().get(place)),
             number: *number,
             catalog: &catalog.document.body,
             held: catalog,

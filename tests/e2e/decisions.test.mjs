@@ -55,7 +55,7 @@ test("a refused limit is said as the plan of now says it, however often it was r
   const tight = (units, title, wording) => ({ title, features: { reports: true }, upgrade_url: `/more-than-${title}`, wording: { rate_limited: wording },
     limits: { calls: { meter: "calls", rate: { units, per_ms: 600_000, burst: 2 } } } });
   await op("POST", "/plans/tight/versions", tight(1, "Tight", "Not so fast"));
-  await op("POST", "/plans/tighter/versions", tight(3, "Tighter", "Slower still"));
+  await op("POST", "/plans/tighter/versions", tight(3, "Tighter", "Langsamer, später 🐢"));
   const { id, api_key } = await tenant("tight");
   await settled();
   const gate = cold();
@@ -77,7 +77,7 @@ test("a refused limit is said as the plan of now says it, however often it was r
   assert.ok(seen.has("2 isolate") && seen.has("1 isolate"), [...seen].join());
   await op("PUT", `/tenants/${id}/subscription`, { plan: "tighter" });
   await until("a warm gate says what the new plan says", async () => (await get(gate, "/v1/reports", api_key)).json.current_plan === "Tighter", 12_000);
-  for (let times = 0; times < 50; times += 1) refusal(await get(gate, "/v1/reports", api_key), "Tighter", "Slower still", 3);
+  for (let times = 0; times < 50; times += 1) refusal(await get(gate, "/v1/reports", api_key), "Tighter", "Langsamer, später 🐢", 3);
 });
 
 test("an override with an end lets it in, and past its end not, with no write between", async () => {
