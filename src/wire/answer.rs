@@ -18,7 +18,7 @@ use crate::domain::gate::{Passage, Reason, Refused, Standpoint};
 use crate::domain::id::RequestId;
 use crate::domain::path::NotCanonical;
 use crate::domain::plan::Plan;
-use crate::domain::resident::{Begun, Resident, Shown, Way};
+use crate::domain::resident::{Resident, Shown, Way};
 use crate::domain::time::UnixMillis;
 
 /// What every answer of one deployment has in common.
@@ -141,9 +141,13 @@ impl Voice {
         let Passed { tier, observed, release } = passed;
         let Asked { id, now } = asked;
         let head = head(standpoint, now);
-        let mut not_met = Begun::default();
-        let begun = standpoint.begun.take().filter(|_| release.0 == Release::Free).unwrap_or(&mut not_met);
-        let begun = begun.of(standpoint.resident.serial(), || begin(standpoint, release, verdict.anew()));
+        let met = standpoint.begun.take().filter(|_| release.0 == Release::Free);
+        let begun = if let Some(begun) = met {
+            begun.of(standpoint.resident.serial(), || begin(standpoint, release, verdict.anew()).into_text().into())
+        } else {
+            verdict = begin(standpoint, release, verdict);
+            ""
+        };
         if *standpoint.passage.target == Target::Demo {
             let (age, id) = (Decimal::of(standpoint.resident.age_ms(now)), id.text());
             verdict.end_answer(&[begun, age.as_str(), &decided_by(tier, observed), id.as_str()], head);
@@ -274,7 +278,7 @@ fn head(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Rc<str> {
 }
 
 /// What the door is told to let pass, up to the first word that is another one each time: the age, or what is said of the caller.
-fn begin(standpoint: &Standpoint<'_, '_>, release: (Release, &str), mut verdict: Verdict) -> Box<str> {
+fn begin(standpoint: &Standpoint<'_, '_>, release: (Release, &str), mut verdict: Verdict) -> Verdict {
     let Passage { target, method, path, .. } = &standpoint.passage;
     if **target == Target::Demo {
         // A canonical path needs no escaping in JSON: what would is percent-encoded or refused.
@@ -289,7 +293,7 @@ fn begin(standpoint: &Standpoint<'_, '_>, release: (Release, &str), mut verdict:
     } else {
         begin_forward(&standpoint.passage, release, &mut verdict);
     }
-    verdict.into_text().into()
+    verdict
 }
 
 fn begin_forward(passage: &Passage<'_, '_>, (release, handle): (Release, &str), verdict: &mut Verdict) {
