@@ -10,7 +10,7 @@ use rustc_hash::FxHasher;
 
 /// How many places there are.
 const PLACES: usize = 1 << 12;
-/// The longest text that is remembered, in bytes: with what is noted under them, 4 MiB at most.
+/// The longest text that is remembered, in bytes: with paths and beginnings of verdicts noted under them, 8 MiB at most.
 const LONGEST: usize = 512;
 
 /// A memory of `T` by text.

@@ -188,3 +188,30 @@ fn what_is_met_a_third_time_is_recalled() {
     assert_eq!(play(vec![ask(0, 0, 3), ask(0, 1, 3), ask(0, 0, 1)]), 3);
     assert_eq!(play(vec![ask(2, 0, 3)]), 0, "whether it is a preflight is not in the text");
 }
+
+#[test]
+fn somebody_elses_credentials_are_not_kept() {
+    let (now, ends) = (UnixMillis(1_000_000), UnixMillis(2_000_000));
+    let tenants = std::array::from_fn(|number| (1, document(number, "active", false, false, None), ends));
+    let mut gate = Gate::new(1);
+    teach(&mut gate, &Published { catalog: (1, catalog("/v1/reports", "allow"), ends), tenants }, now);
+    let (key, url) = (key(0, 0).reveal(), "https://api.example.com/gate/v1/reports");
+    let mut recalls = |authorization: &str| {
+        let text = format!("GET\n{url}\n{key}\n{authorization}");
+        let request = Request {
+            text: &text,
+            method: "GET",
+            url,
+            api_key: &key,
+            authorization,
+            waits: false,
+            preflight: false,
+            now,
+        };
+        for _ in 0..3 {
+            assert!(matches!(gate.walk(&request, &ring()), Step::Way(_)));
+        }
+        gate.recall(&text, now).is_some()
+    };
+    assert!(recalls("") && !recalls("Bearer of-the-origin"));
+}
