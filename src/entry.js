@@ -23,8 +23,8 @@ function act(verdict, request, env, ctx) {
 
 /**
  * Answers without their bodies, by their place, for `new Response` to copy: setting four headers takes a tenth of the time that a
- * Worker has for a request, and copying them from a response takes the least. All but the last header hardly ever change, so
- * Rust says what to keep, and then only where it is.
+ * Worker has for a request, and copying them from a response takes the least. All but the last two headers hardly ever change, so
+ * Rust says what to keep, and then only where it is. What is kept is shared by all whose answers are alike, and near for that.
  */
 const kept = [];
 
@@ -32,24 +32,27 @@ const kept = [];
 const place = (text, at) => (text[at] === "-" ? undefined : ((text.charCodeAt(at) - 48) << 6) | (text.charCodeAt(at + 1) - 48));
 
 function answer(verdict) {
-  const bodyEnd = verdict.indexOf("\n", 10), valueEnd = verdict.indexOf("\n", bodyEnd + 1);
-  const body = verdict.slice(10, bodyEnd);
-  if (valueEnd < 0) {
-    const { response, headers, name } = kept[place(verdict, 7)];
-    headers.set(name, verdict.slice(bodyEnd + 1));
-    return new Response(body, response);
-  }
-  const [status, ...lines] = verdict.slice(valueEnd + 1).split("\n");
-  lines.push(verdict.slice(bodyEnd + 1, valueEnd));
+  const bodyEnd = verdict.indexOf("\n", 7), valueEnd = verdict.indexOf("\n", bodyEnd + 1), end = verdict.indexOf("\n", valueEnd + 1);
+  const like = verdict.length > end + 3 ? headed(verdict, end + 1) : kept[place(verdict, end + 1)];
+  const { response, headers } = like;
+  headers.set(like.name, verdict.slice(bodyEnd + 1, valueEnd));
+  const left = verdict.slice(valueEnd + 1, end);
+  if (left !== like.left) headers.set(like.nameOfLeft, (like.left = left));
+  // Where no body may be, not even an empty one may.
+  return new Response(verdict.slice(7, bodyEnd) || null, response);
+}
+
+/** An answer without its body, by its head. */
+function headed(verdict, from) {
+  const [, status, ...lines] = verdict.slice(from).split("\n");
+  const [name, nameOfLeft] = lines.splice(-2);
   const headers = new Headers();
-  for (let at = 0; at < lines.length; at += 2) headers.set(lines[at], lines[at + 1]);
-  const init = { status: +status, headers };
-  const at = place(verdict, 7);
-  if (at !== undefined) {
-    const response = new Response(null, init);
-    kept[at] = { response, headers: response.headers, name: lines.at(-2) };
-  }
-  return new Response(status === "204" ? null : body, init);
+  setAll(headers, lines, []);
+  const response = new Response(null, { status: +status, headers });
+  const like = { response, headers: response.headers, name, nameOfLeft, left: "" };
+  const at = place(verdict, from);
+  if (at !== undefined) kept[at] = like;
+  return like;
 }
 
 /**
@@ -93,20 +96,20 @@ function keep(headers, at, said) {
 function setAll(headers, said, values) {
   const same = said.length - values.length;
   for (let at = 0; at < same; at += 2) headers.set(said[at], said[at + 1]);
-  for (let at = 0; at < values.length; at += 1) headers.set(said[same + at], values[at]);
+  for (let at = 0; at < values.length; at += 1) if (values[at] !== "") headers.set(said[same + at], values[at]);
 }
 
 /** Sends an admitted request on, streaming both ways, and releases the answer when its use is recorded as its meter demands. */
 async function forward(lines, request, env, ctx) {
-  const [, handle, release, target, url, callerAt, clientAt] = lines;
+  const [, handle, release, target, url, callerAt] = lines;
   const headers = new Headers(request.headers);
   for (const name of stripped(headers)) headers.delete(name);
   if (request.headers.get("upgrade")?.toLowerCase() === "websocket") headers.set("upgrade", "websocket");
   let client;
   if (callerAt !== undefined) {
-    const end = lines.indexOf("", 11);
-    client = keep(clients, place(clientAt, 0), lines.slice(11, end < 0 ? lines.length : end));
-    setAll(headers, keep(callers, place(callerAt, 0), end < 0 ? [] : lines.slice(end + 1)), lines.slice(7, 10));
+    const end = lines.indexOf("", 12);
+    client = keep(clients, place(lines[11], 0), lines.slice(12, end < 0 ? lines.length : end));
+    setAll(headers, keep(callers, place(callerAt, 0), end < 0 ? [] : lines.slice(end + 1)), lines.slice(6, 9));
   }
   const recorded = release === "record" ? tollgate.record(handle, env) : undefined;
   // A body of GET or HEAD means nothing (RFC 9110, 9.3.1), and the platform sends none.
@@ -125,20 +128,51 @@ async function forward(lines, request, env, ctx) {
   const response = answer.status === 101
     ? new Response(null, { status: 101, headers: answer.headers, webSocket: answer.webSocket })
     : new Response(answer.body, answer);
-  if (client !== undefined) setAll(response.headers, client, [lines[10]]);
+  if (client !== undefined) setAll(response.headers, client, lines.slice(9, 11));
   return response;
 }
 
 /** A request that Rust broke off is answered with a problem like any other; the platform would say 500 and no more, or hang up. */
 function brokenOff(error) {
   console.error(error);
+  desk = undefined;
   return answer(tollgate.broken_off(Date.now()));
+}
+
+const encoder = new TextEncoder(), decoder = new TextDecoder();
+
+/**
+ * The desk on which `warm` and the door hand each other texts (src/edge/door.rs), as this instance of the module has it. When memory
+ * grows it is empty, and is laid anew.
+ */
+let desk, instance;
+
+function lay(bytes) {
+  instance = state.instanceId;
+  desk = tollgate.desk(bytes);
+}
+
+/** What a desk holds at least; few requests and verdicts are longer. */
+const LEAST_DESK = 4_096;
+/** How many bytes of UTF-8 a character of JavaScript takes at most. */
+const BYTES = 3;
+
+function warm(head) {
+  if (desk === undefined || instance !== state.instanceId) lay(LEAST_DESK);
+  let { read, written } = encoder.encodeInto(head, desk);
+  if (read < head.length) {
+    lay(Math.max(LEAST_DESK, head.length * BYTES));
+    ({ written } = encoder.encodeInto(head, desk));
+  }
+  const length = tollgate.warm(written, Date.now());
+  if (length > desk.length) lay(Math.max(LEAST_DESK, length));
+  return length === 0 ? undefined : decoder.decode(desk.subarray(0, length));
 }
 
 function decide(request, env, ctx) {
   const headers = request.headers;
   const head = `${request.method}\n${request.url}\n${headers.get("x-api-key") ?? ""}\n${headers.get("authorization") ?? ""}`;
-  const verdict = tollgate.warm(head, Date.now());
+  const verdict = warm(head);
   if (verdict === undefined) return decideLater(head, false, request, env, ctx);
   return verdict.startsWith("read\n") ? decideRead(head, verdict.slice(5), request, env, ctx) : act(verdict, request, env, ctx);
 }

@@ -825,12 +825,6 @@ impl Reason {
 }
 
 impl Standpoint<'_, '_> {
-    /// A number that requests of one tenant to one route have in common, and hardly any others. Its lowest bit is 0.
-    #[must_use]
-    pub fn group(&self) -> u64 {
-        u64::from(self.resident.tenant().tenant.random()) << 32 ^ (self.number as u64) << 1
-    }
-
     /// Whether a refusal is carried out.
     #[must_use]
     pub fn enforcement(&self) -> decision::Mode {

@@ -70,8 +70,10 @@ pub struct Way {
     pub payer: Option<Slot>,
     /// What refusals of it have in common.
     pub said: Said,
-    /// What answers that let it pass have in common.
-    pub head: Head,
+    /// The headers that all answers that let it pass have.
+    pub head: Option<Rc<str>>,
+    /// What they say is left.
+    pub left: Left,
     until: UnixMillis,
     used: Label,
     shown_only: Label,
@@ -134,16 +136,16 @@ pub enum Counted {
 /// The words that a count is reported under: in which minute, with which key, as what.
 type Label = Latest<(u64, KeyId, Counted), String>;
 
-/// What an answer to a refusal says, body and headers, as far as it is the same for this code, this limit and this many seconds
-/// until asking again may help.
-pub type Said = Latest<(Code, Option<Slot>, Option<u64>), (String, Rc<str>)>;
+/// What an answer to a refusal says (its body, what is left, its other headers), as far as it is the same for this code, this limit
+/// and this many seconds until asking again may help.
+pub type Said = Latest<(Code, Option<Slot>, Option<u64>), (Box<str>, Box<str>, Rc<str>)>;
 
 /// What the door is told to let a request pass, up to the first word that is another one each time: the same for requests with the
 /// same text, and for the same serial of the tenant's document.
 pub type Begun = Latest<u64, Box<str>>;
 
-/// The headers of an answer that lets pass, as far as they are the same for what is left of each limit, and for how many seconds.
-pub type Head = Latest<Vec<(u64, Option<u64>)>, Rc<str>>;
+/// What is said of this being left of each limit, for this many seconds.
+pub type Left = Latest<Vec<(u64, Option<u64>)>, Rc<str>>;
 
 /// What was made of `K` the last time it was another: made once, however often it is looked at.
 #[derive(Debug)]
@@ -447,7 +449,8 @@ impl Resident {
             meter: None,
             payer: None,
             said: Said::default(),
-            head: Head::default(),
+            head: None,
+            left: Left::default(),
             until,
             used: Label::default(),
             shown_only: Label::default(),

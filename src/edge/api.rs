@@ -23,6 +23,7 @@ use crate::domain::path::{CanonicalPath, Url};
 use crate::domain::route::Method;
 use crate::domain::tally::Behind;
 use crate::domain::time::UnixMillis;
+use crate::wire::answer::LAST;
 use crate::wire::problem::{self, Failure};
 use crate::wire::verdict::{Headers, Verdict};
 
@@ -112,11 +113,8 @@ impl Answer {
         for (name, value) in &self.headers {
             headers.header(name, value);
         }
-        verdict.begin_answer().push_str(&self.body);
-        let value = verdict.begin_value(headers.last("tollgate"));
-        value.push_str("id=");
-        value.push_str(id.text().as_str());
-        verdict.into_text()
+        verdict.begin_answer();
+        verdict.go_on(&[&self.body, "\nid=", id.text().as_str(), "\n"]).with_head(headers.head(LAST).into()).into_text()
     }
 }
 
@@ -203,10 +201,14 @@ pub fn api(request: web_sys::Request, env: Env, now: f64) -> js_sys::Promise {
 #[wasm_bindgen]
 #[must_use]
 pub fn broken_off(now: f64) -> String {
-    let now = instant(now);
+    failed(Code::Internal, instant(now))
+}
+
+/// The answer to a request that failed for `code`, whether or not the memory of this isolate is there.
+pub(crate) fn failed(code: Code, now: UnixMillis) -> String {
     let (base, id) = isolate::with(|isolate| (isolate.config.voice.base_url.clone(), isolate.request_id(now)))
         .unwrap_or_else(|| (String::new(), RequestId::new(now, isolate::random().unwrap_or_default())));
-    Answer::failed(&Failure::new(Code::Internal), &base, id).into_verdict(id)
+    Answer::failed(&Failure::new(code), &base, id).into_verdict(id)
 }
 
 /// Finds the route of a request and lets it serve.

@@ -4,8 +4,10 @@
 //! Invariant: these functions hold no authority. They trust no argument, and a request that neither `warm` nor `read` decides
 //! is decided by `gate`, from the beginning.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
+use js_sys::{Uint8Array, WebAssembly};
 use wasm_bindgen::prelude::*;
 
 use super::config::Config;
@@ -19,9 +21,9 @@ use crate::domain::path::cut;
 use crate::domain::tally;
 use crate::domain::time::UnixMillis;
 use crate::wire::answer::{Asked, Passed};
-use crate::wire::caller::Callers;
 use crate::wire::headers;
-use crate::wire::verdict::{Place, Verdict};
+use crate::wire::kept::Kept;
+use crate::wire::verdict::Verdict;
 
 /// A time from JavaScript. What is no time is the epoch: then nothing is valid yet, and nothing is admitted.
 pub(crate) fn instant(now: f64) -> UnixMillis {
@@ -29,18 +31,69 @@ pub(crate) fn instant(now: f64) -> UnixMillis {
     UnixMillis(now as u64)
 }
 
-/// Decides about a request from memory alone: no I/O, no waiting. `undefined` where that is not possible; `read` where it is but for
-/// one document, which the door reads for less than it costs here. `head` is its method, its URL, its `X-API-Key` and its
-/// `Authorization`, a line each.
+/// Where the door and [`warm`] hand each other texts: to ask for memory and give it back for each of them takes two more calls, and
+/// reads and writes what the decision itself never needs.
+///
+/// The door writes into `open` from outside, and only while no Rust runs. Whoever uses it takes it out and puts it back; what a panic
+/// takes along is lost and never freed (scripts/bindgen/src/unwinding.rs), so the door harms nobody until it asks for another one.
+#[derive(Default)]
+struct Desk {
+    open: Vec<u8>,
+    /// Where verdicts are written, again and again.
+    verdict: String,
+}
+
+thread_local! {
+    static DESK: Cell<Desk> = const { Cell::new(Desk { open: Vec::new(), verdict: String::new() }) };
+}
+
+/// The desk, with room for this many bytes. What lies on it stays there. The view ends when the memory grows.
 #[wasm_bindgen]
 #[must_use]
-pub fn warm(head: &str, now: f64) -> Option<String> {
+pub fn desk(bytes: u32) -> Uint8Array {
+    let mut desk = DESK.take();
+    if desk.open.len() < bytes as usize {
+        desk.open.resize(bytes as usize, 0);
+    }
+    let at = desk.open.as_ptr().expose_provenance();
+    DESK.set(desk);
+    let memory: WebAssembly::Memory = wasm_bindgen::memory().unchecked_into();
+    Uint8Array::new_with_byte_offset_and_length(&memory.buffer(), u32::try_from(at).unwrap_or(u32::MAX), bytes)
+}
+
+/// Decides about a request from memory alone: no I/O, no waiting. On the [`desk`] lie `bytes` bytes of text: the request's method, its
+/// URL, its `X-API-Key` and its `Authorization`, a line each. The verdict lies there afterwards, as long as the answer says, in
+/// bytes; 0 where there is none. It is `read` where but one document is missing, which the door reads for less than it costs here.
+/// Should it be longer than the desk, another one has it.
+#[wasm_bindgen]
+#[must_use]
+pub fn warm(bytes: usize, now: f64) -> usize {
+    let mut desk = DESK.take();
+    let head = desk.open.get(..bytes).and_then(|head| std::str::from_utf8(head).ok());
+    let verdict = head.and_then(|head| at_once(head, std::mem::take(&mut desk.verdict), now));
+    let length = verdict.as_ref().map_or(0, String::len);
+    if let Some(verdict) = verdict {
+        if desk.open.len() < length {
+            desk.open.resize(length, 0);
+        }
+        if let Some(place) = desk.open.get_mut(..length) {
+            place.copy_from_slice(verdict.as_bytes());
+        }
+        desk.verdict = verdict;
+    }
+    DESK.set(desk);
+    length
+}
+
+/// Decides about a request from memory alone, and writes the verdict where `room` was.
+fn at_once(head: &str, room: String, now: f64) -> Option<String> {
     let now = instant(now);
     isolate::with(|isolate| {
         let asked = Asked { id: isolate.request_id(now), now };
         let config = &isolate.config;
         if let Some(standpoint) = isolate.gate.recall(head, now) {
-            return Some(isolate.kept.shorten(decided(standpoint, config, &mut isolate.callers, asked)?));
+            let verdict = decided(standpoint, config, &mut isolate.kept, asked, room)?;
+            return Some(isolate.kept.shorten(verdict));
         }
         let request = request(head, now);
         // Whether an OPTIONS is a preflight only its headers tell.
@@ -51,11 +104,11 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
             Step::Elsewhere | Step::Preflight(_) => return None,
             Step::Missing(keys) => return unread(isolate, &keys),
             Step::Refuse(refused) => {
-                let mut verdict = Verdict::at(Place::of(refused.code as u64));
+                let mut verdict = Verdict::at_once(room);
                 behind_refusal(&refused, &mut verdict);
                 config.voice.refusal(&refused, asked, verdict)
             }
-            Step::Way(standpoint) => decided(standpoint, config, &mut isolate.callers, asked)?,
+            Step::Way(standpoint) => decided(standpoint, config, &mut isolate.kept, asked, room)?,
         };
         Some(isolate.kept.shorten(verdict))
     })
@@ -66,8 +119,9 @@ pub fn warm(head: &str, now: f64) -> Option<String> {
 fn decided(
     mut standpoint: Standpoint<'_, '_>,
     config: &Config,
-    callers: &mut Callers,
+    kept: &mut Kept,
     asked: Asked,
+    room: String,
 ) -> Option<Verdict> {
     let now = asked.now;
     let (way, limits) = standpoint.way(now)?;
@@ -78,8 +132,7 @@ fn decided(
         return None;
     }
     let outcome = standpoint.decide(now);
-    let group = standpoint.group() ^ u64::from(matches!(outcome, Outcome::Refuse(_)));
-    let mut verdict = Verdict::at(Place::of(group));
+    let mut verdict = Verdict::at_once(room);
     let passed = match outcome {
         Outcome::Ask => return None,
         Outcome::Refuse(reason) => {
@@ -97,7 +150,7 @@ fn decided(
         }
     };
     behind(&mut standpoint, now, &mut verdict);
-    Some(config.voice.pass(&mut standpoint, callers, passed, asked, verdict))
+    Some(config.voice.pass(&mut standpoint, kept, passed, asked, verdict))
 }
 
 /// Decides like [`warm`] once the document that was missing is read: `text`, which KV shows under `name`.
@@ -108,7 +161,7 @@ pub fn read(head: &str, name: &str, text: &str, now: f64) -> Option<String> {
     // What is not trusted is read again by `gate`, which asks its owner too.
     documents::take(&config, &name.parse().ok()?, text, false, instant(now)).ok()?;
     // Read once: should the same be missing again, `gate` goes on.
-    warm(head, now).filter(|verdict| !verdict.starts_with("read\n"))
+    at_once(head, String::new(), now).filter(|verdict| !verdict.starts_with("read\n"))
 }
 
 /// What the door is to read, where nothing but the document of a tenant that is not here is missing.

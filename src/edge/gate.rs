@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
 use worker::{Date, Delay, Env, console_error};
 
+use super::api;
 use super::config::Config;
 use super::documents::{self, Read};
 use super::door::{self, behind, behind_refusal, instant};
@@ -222,7 +223,7 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
     let request = head.request(now);
     let id = isolate.op_id();
     let asked = Asked { id: head.id, now };
-    let (config, callers) = (&isolate.config, &mut isolate.callers);
+    let (config, kept) = (&isolate.config, &mut isolate.kept);
     let mut standpoint = match isolate.gate.walk(&request, &config.api_keys) {
         Step::Elsewhere => return Next::Done("api".to_owned()),
         Step::Missing(keys) => return Next::Read(keys),
@@ -255,18 +256,18 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
             tally::observed(&mut standpoint, code, asked.id, now);
             behind(&mut standpoint, now, &mut verdict);
             let passed = Passed::despite(code, Tier::Isolate);
-            Next::Done(config.voice.pass(&mut standpoint, callers, passed, asked, verdict).into_text())
+            Next::Done(config.voice.pass(&mut standpoint, kept, passed, asked, verdict).into_text())
         }
         Outcome::Admit(tier) if exact && tier == Tier::Lease => {
             let handle = paid_here(&mut standpoint, head, id, now);
             behind(&mut standpoint, now, &mut verdict);
             let passed = Passed { release: (Release::Record, &handle), ..Passed::by(tier) };
-            Next::Forward(config.voice.pass(&mut standpoint, callers, passed, asked, verdict).into_text())
+            Next::Forward(config.voice.pass(&mut standpoint, kept, passed, asked, verdict).into_text())
         }
         Outcome::Admit(tier) => {
             tally::admitted(&mut standpoint, now);
             behind(&mut standpoint, now, &mut verdict);
-            Next::Done(config.voice.pass(&mut standpoint, callers, Passed::by(tier), asked, verdict).into_text())
+            Next::Done(config.voice.pass(&mut standpoint, kept, Passed::by(tier), asked, verdict).into_text())
         }
         Outcome::Ask => {
             let name = event_id(&standpoint, head);
@@ -355,7 +356,7 @@ fn conclude(
 ) -> (Came, String) {
     let request = head.request(now);
     let asked = Asked { id: head.id, now };
-    let (config, callers) = (&isolate.config, &mut isolate.callers);
+    let (config, kept) = (&isolate.config, &mut isolate.kept);
     let Step::Way(mut standpoint) = isolate.gate.walk(&request, &config.api_keys) else {
         let text = config.voice.refusal(&Refused::new(Code::Unavailable), asked, Verdict::default()).into_text();
         return (Came::Unknown, text);
@@ -370,7 +371,7 @@ fn conclude(
             let demo = *standpoint.passage.target == Target::Demo;
             let release = if settle && !demo { (Release::Settle, handle.as_str()) } else { (Release::Free, "") };
             let passed = Passed { release, ..Passed::by(Tier::Limiter) };
-            (Came::Admitted, config.voice.pass(&mut standpoint, callers, passed, asked, verdict).into_text())
+            (Came::Admitted, config.voice.pass(&mut standpoint, kept, passed, asked, verdict).into_text())
         }
         Limited::Deny(denial) => {
             let code = limit_code(denial.code);
@@ -378,7 +379,7 @@ fn conclude(
                 tally::observed(&mut standpoint, code, asked.id, now);
                 behind(&mut standpoint, now, &mut verdict);
                 let passed = Passed::despite(code, Tier::Limiter);
-                let text = config.voice.pass(&mut standpoint, callers, passed, asked, verdict).into_text();
+                let text = config.voice.pass(&mut standpoint, kept, passed, asked, verdict).into_text();
                 return (Came::Refused, text);
             }
             tally::refused(&mut standpoint, code, asked.id, now);
@@ -393,7 +394,7 @@ fn conclude(
             if observes || standpoint.fail() == Fail::Open {
                 tally::observed(&mut standpoint, code, asked.id, now);
                 let passed = Passed::despite(code, Tier::Isolate);
-                let text = config.voice.pass(&mut standpoint, callers, passed, asked, verdict).into_text();
+                let text = config.voice.pass(&mut standpoint, kept, passed, asked, verdict).into_text();
                 return (Came::Passed, text);
             }
             tally::refused(&mut standpoint, code, asked.id, now);
@@ -614,5 +615,5 @@ pub fn unreachable(now: f64) -> String {
         let asked = Asked { id: isolate.request_id(now), now };
         isolate.config.voice.refusal(&Refused::new(Code::OriginUnreachable), asked, Verdict::default()).into_text()
     })
-    .unwrap_or_else(|| "answer\n502\n\ntollgate\ntier=isolate".to_owned())
+    .unwrap_or_else(|| api::failed(Code::OriginUnreachable, now))
 }

@@ -15,7 +15,6 @@ use crate::domain::gate::Gate;
 use crate::domain::id::RequestId;
 use crate::domain::limit::OpId;
 use crate::domain::time::UnixMillis;
-use crate::wire::caller::Callers;
 use crate::wire::kept::Kept;
 use crate::wire::problem::Failure;
 
@@ -25,10 +24,8 @@ pub(crate) struct Isolate {
     pub(crate) config: Arc<Config>,
     /// What the gate remembers.
     pub(crate) gate: Gate,
-    /// What the door keeps of answers and of headers for clients.
+    /// What the door keeps.
     pub(crate) kept: Kept,
-    /// Whose requests it passed on.
-    pub(crate) callers: Callers,
     /// Where its numbers begin, which no other isolate's do, and how many it has given.
     beginning: u128,
     given: u128,
@@ -106,8 +103,7 @@ pub(crate) fn ready(env: &Env) -> Result<Arc<Config>> {
     let isolate = Isolate {
         config: Arc::clone(&config),
         gate: Gate::new(random()?),
-        kept: Kept::default(),
-        callers: Callers::new(config.signer.clone()),
+        kept: Kept::new(config.signer.clone()),
         beginning: random()?,
         given: 0,
     };

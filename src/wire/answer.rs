@@ -6,8 +6,9 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use super::caller::{Callers, Identity};
+use super::caller::Identity;
 use super::json::Object;
+use super::kept::Kept;
 use super::problem::{self, Occurrence, Problem, Snapshot};
 use super::ratelimit::{self, Field};
 use super::verdict::{Headers, Release, Verdict};
@@ -71,9 +72,9 @@ impl Voice {
         let body = verdict.begin_answer();
         let kind = problem.write_kind(Object::behind(std::mem::take(body)));
         *body = occurrence(refused.resident, refused.tier, asked).write(kind).end();
-        let head = refused_with(problem.status).last(SIGNATURE);
-        signature_line(refused.resident, refused.tier, None, asked, verdict.begin_value(head));
-        verdict
+        signature_line(refused.resident, refused.tier, None, asked, verdict.next_line());
+        verdict.next_line();
+        verdict.with_head(refused_with(problem.status).head(LAST).into())
     }
 
     /// A refusal of a known tenant, at a known route. What others like it say too is written once: a flood of refusals must
@@ -90,21 +91,27 @@ impl Voice {
         let retry_s = retry_after_s(reason, asked.now);
         let mut said = standpoint.way(asked.now).map(|(way, _)| std::mem::take(&mut way.said)).unwrap_or_default();
         let kind = (reason.code, reason.limit.as_ref().map(|(shown, _)| shown.slot), retry_s);
-        let (body, head) = said.of(kind, || self.said(standpoint, reason, retry_s));
+        let (body, left, head) = said.of(kind, || self.said(standpoint, reason, retry_s));
         let answer = verdict.begin_answer();
         answer.reserve(body.len() + OCCURRENCE);
         answer.push_str(body);
         let resident = Some(&*standpoint.resident);
         *answer = occurrence(resident, tier, asked).write(Object::resumed(std::mem::take(answer))).end();
-        signature_line(resident, tier, None, asked, verdict.begin_value(Rc::clone(head)));
+        signature_line(resident, tier, None, asked, verdict.next_line());
+        let verdict = verdict.go_on(&["\n", left]).with_head(Rc::clone(head));
         if let Some((way, _)) = standpoint.way(asked.now) {
             way.said = said;
         }
         verdict
     }
 
-    /// The body of a refusal, up to what is of one occurrence alone, and its head.
-    fn said(&self, standpoint: &Standpoint<'_, '_>, reason: &Reason, retry_s: Option<u64>) -> (String, Rc<str>) {
+    /// The body of a refusal, up to what is of one occurrence alone; what it says is left; and its head.
+    fn said(
+        &self,
+        standpoint: &Standpoint<'_, '_>,
+        reason: &Reason,
+        retry_s: Option<u64>,
+    ) -> (Box<str>, Box<str>, Rc<str>) {
         let Reason { code, feature, limit } = reason;
         let mut problem = Problem::new(&self.base_url, *code);
         if let Some(refusal) = feature {
@@ -114,18 +121,19 @@ impl Voice {
         if let Some(seconds) = retry_s {
             push_number(headers.begin("retry-after"), seconds);
         }
+        let mut left = String::new();
         if let Some((shown, _)) = limit {
             let cost = standpoint.route.map_or(0, |route| route.cost);
-            let Shown { name, tenant, level, quota, window_s, .. } = shown;
+            let Shown { name, tenant, level, quota, .. } = shown;
             let refuser = problem::Limit { name: name.as_str(), tenant: *tenant, level: *level, quota: *quota, cost };
             problem = problem.limited(refuser, retry_s);
-            let spent = ratelimit::Shown { name, quota: *quota, window_s: *window_s, remaining: 0, reset_s: retry_s };
+            let spent = told(shown, (0, retry_s));
             ratelimit::write(Field::Policy, [spent], headers.begin("ratelimit-policy"));
-            ratelimit::write(Field::Limit, [spent], headers.begin("ratelimit"));
+            ratelimit::write(Field::Limit, [spent], &mut left);
         }
         let body = named(&problem, Some(standpoint.resident)).write_kind(Object::new()).open();
-        // It stays as long as the way does, for each tenant that was refused.
-        (body.into_boxed_str().into_string(), headers.last(SIGNATURE))
+        // All this stays as long as the way does, for each tenant that was refused.
+        (body.into(), left.into(), headers.head(LAST).into())
     }
 
     /// A request that passes: on to its origin, or answered by the built-in one.
@@ -133,28 +141,31 @@ impl Voice {
     pub fn pass(
         &self,
         standpoint: &mut Standpoint<'_, '_>,
-        callers: &mut Callers,
+        kept: &mut Kept,
         passed: Passed<'_>,
         asked: Asked,
         mut verdict: Verdict,
     ) -> Verdict {
         let Passed { tier, observed, release } = passed;
         let Asked { id, now } = asked;
-        let head = head(standpoint, now);
+        let (head, left) = limited(standpoint, kept, now);
         let met = standpoint.begun.take().filter(|_| release.0 == Release::Free);
         let begun = if let Some(begun) = met {
-            begun.of(standpoint.resident.serial(), || begin(standpoint, release, verdict.anew()).into_text().into())
+            begun.of(standpoint.resident.serial(), || {
+                begin(standpoint, release, Verdict::default()).into_begun().into_boxed_str()
+            })
         } else {
             verdict = begin(standpoint, release, verdict);
             ""
         };
         if *standpoint.passage.target == Target::Demo {
             let (age, id) = (Decimal::of(standpoint.resident.age_ms(now)), id.text());
-            verdict.end_answer(&[begun, age.as_str(), &decided_by(tier, observed), id.as_str()], head);
-            return verdict;
+            return verdict
+                .go_on(&[begun, age.as_str(), &decided_by(tier, observed), id.as_str(), "\n", &left])
+                .with_head(head);
         }
         let features = standpoint.resident.features(standpoint.catalog, now);
-        let caller = callers.meet(&Identity {
+        let caller = kept.callers.meet(&Identity {
             tenant: standpoint.resident.tenant().tenant,
             key: standpoint.key,
             mode: standpoint.mode,
@@ -162,10 +173,11 @@ impl Voice {
             features: &features,
         });
         let Passage { method, path, .. } = &standpoint.passage;
-        let values = verdict.go_on(begun).begin_caller(caller);
+        let mut verdict = verdict.go_on(&[begun]);
+        let values = verdict.begin_caller(caller);
         caller.sign(*method, path, now, id, values);
-        signature_line(Some(standpoint.resident), tier, observed, asked, verdict.begin_value(head));
-        verdict
+        signature_line(Some(standpoint.resident), tier, observed, asked, verdict.next_line());
+        verdict.go_on(&["\n", &left]).with_head(head)
     }
 
     /// A preflight that passes: without an identity, unmetered.
@@ -175,11 +187,12 @@ impl Voice {
             verdict.begin_answer();
             let mut headers = Headers::of_status(204);
             headers.header("access-control-allow-origin", "*");
-            verdict.begin_value(headers.last("access-control-allow-headers")).push('*');
+            let [_, left] = LAST;
+            verdict.go_on(&["\n*\n"]).with_head(headers.head(["access-control-allow-headers", left]).into())
         } else {
             begin_forward(passage, (Release::Free, ""), &mut verdict);
+            verdict
         }
-        verdict
     }
 }
 
@@ -224,8 +237,8 @@ fn occurrence(resident: Option<&Resident>, tier: Tier, asked: Asked) -> Occurren
 /// What the text of a refusal has of one occurrence alone, in bytes at most: 140 in its body, 90 in its last header.
 const OCCURRENCE: usize = 256;
 
-/// The header that is last in every answer of the gate: it alone is another one each time.
-const SIGNATURE: &str = "tollgate";
+/// The headers that are last in every answer of the gate: another one each time, and one that soon is.
+pub const LAST: [&str; 2] = ["tollgate", "ratelimit"];
 
 /// The first headers of a refusal.
 fn refused_with(status: u16) -> Headers {
@@ -251,30 +264,33 @@ fn passed_with(target: &Target) -> Headers {
     headers
 }
 
-/// All headers of what passes: those, and the limits of the request in the two fields of the draft.
-fn head(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Rc<str> {
+/// A limit with what is left of it, and when there will be more, as the two fields tell it.
+const fn told(shown: &Shown, (remaining, reset_s): (u64, Option<u64>)) -> ratelimit::Shown<'_> {
+    ratelimit::Shown { name: &shown.name, quota: shown.quota, window_s: shown.window_s, remaining, reset_s }
+}
+
+/// The head of what passes, those headers and the limits of the request; and what is left of them.
+fn limited(standpoint: &mut Standpoint<'_, '_>, kept: &mut Kept, now: UnixMillis) -> (Rc<str>, Rc<str>) {
     let target = standpoint.passage.target;
     let Some((way, limits)) = standpoint.way(now) else {
-        return passed_with(target).last(SIGNATURE);
+        return (kept.share(passed_with(target), LAST), Rc::default());
     };
-    let Way { head, shown, .. } = way;
-    let left = |shown: &Shown| (limits.remaining(shown.slot), shown.ends.map(|ends| ends.since(now).div_ceil(1000)));
-    let head = head.of_all(shown.iter().map(left), || {
+    let Way { head, left, shown, .. } = way;
+    let head = head.get_or_insert_with(|| {
         let mut headers = passed_with(target);
         if !shown.is_empty() {
-            let shown = || {
-                shown.iter().map(|shown| {
-                    let (remaining, reset_s) = left(shown);
-                    let Shown { name, quota, window_s, .. } = shown;
-                    ratelimit::Shown { name, quota: *quota, window_s: *window_s, remaining, reset_s }
-                })
-            };
-            ratelimit::write(Field::Policy, shown(), headers.begin("ratelimit-policy"));
-            ratelimit::write(Field::Limit, shown(), headers.begin("ratelimit"));
+            let policy = shown.iter().map(|shown| told(shown, (0, None)));
+            ratelimit::write(Field::Policy, policy, headers.begin("ratelimit-policy"));
         }
-        headers.last(SIGNATURE)
+        kept.share(headers, LAST)
     });
-    Rc::clone(head)
+    let remains = |shown: &Shown| (limits.remaining(shown.slot), shown.ends.map(|ends| ends.since(now).div_ceil(1000)));
+    let left = left.of_all(shown.iter().map(remains), || {
+        let mut text = String::new();
+        ratelimit::write(Field::Limit, shown.iter().map(|shown| told(shown, remains(shown))), &mut text);
+        text.into()
+    });
+    (Rc::clone(head), Rc::clone(left))
 }
 
 /// What the door is told to let pass, up to the first word that is another one each time: the age, or what is said of the caller.

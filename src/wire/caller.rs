@@ -111,14 +111,12 @@ impl Caller {
         for (value, name) in values.zip(&mut names) {
             head.header(name, value);
         }
-        for name in names {
-            head.name(name);
-        }
+        let last = [names.as_slice(), &[SIGNATURE]].concat();
         Self {
             plan: plan.into(),
             features: Rc::clone(features),
             mac,
-            head: head.last(SIGNATURE),
+            head: head.last(&last).into(),
             place,
             is_kept: false,
         }

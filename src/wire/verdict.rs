@@ -6,19 +6,22 @@
 //! ```text
 //! [renew, what]      call `renew` with this behind the reply
 //! read               name: of the document in KV that `read` is to be called with (`edge::door`)
-//! answer             place, body, value of the last header; then, unless it is what the door keeps at that place, the head:
-//!                    status, names and values of headers in turn, name of the last one
-//! forward            handle, release, target, URL; then, for a request that is known to be somebody's: the place of the caller and
-//!                    of the client's headers, the values of the last three headers for the origin and of the last one for the
-//!                    client; then, unless the door keeps it, the head of the client's: names and values of headers in turn, name
-//!                    of the last one; then, unless the door keeps it, an empty line and the caller: names and values of headers
-//!                    for the origin in turn, names of the last three
+//! answer             body, values of the last two headers, head: its place, then, unless the door keeps it there, the status, names
+//!                    and values of headers in turn, names of the last two
+//! forward            handle, release, target, URL; then, for a request that is known to be somebody's: the place of the caller, the
+//!                    values of the last three headers for the origin and of the last two for the client; the client's head, as
+//!                    above but without a status; then, unless the door keeps it, an empty line and the caller: names and values of
+//!                    headers for the origin in turn, names of the last three
 //! ```
 //!
 //! What goes out to a client or to an origin differs from one time to the next in its last headers, and an answer in its body.
-//! Everything else is written once, held by what it follows from, and sent to the door once (`wire::kept`, `wire::caller`).
+//! Everything else is written once, and sent to the door once (`wire::kept`, `wire::caller`). Of an answer's last two headers the
+//! second is not there where it has no value.
 
+use std::hash::Hasher;
 use std::rc::Rc;
+
+use rustc_hash::FxHasher;
 
 use super::caller::Caller;
 use super::push_number;
@@ -59,11 +62,6 @@ impl Headers {
         Self(text)
     }
 
-    /// The name of a header whose value is said elsewhere.
-    pub fn name(&mut self, name: &str) {
-        self.line(name);
-    }
-
     /// A header.
     pub fn header(&mut self, name: &str, value: &str) -> &mut Self {
         self.begin(name).push_str(value);
@@ -77,11 +75,24 @@ impl Headers {
         &mut self.0
     }
 
-    /// All of them, with the name of the last one.
+    /// All of them, with the names of the last ones, whose values are said elsewhere.
     #[must_use]
-    pub fn last(mut self, name: &str) -> Rc<str> {
-        self.line(name);
-        self.0.into()
+    pub fn last(mut self, names: &[&str]) -> String {
+        for name in names {
+            self.line(name);
+        }
+        self.0
+    }
+
+    /// The same, behind the place that the door keeps it at.
+    #[must_use]
+    pub fn head(self, last: [&str; 2]) -> String {
+        let head = self.last(&last);
+        let mut text = String::with_capacity(head.len() + 3);
+        push_place(&mut text, Some(Place::of(&head)));
+        text.push('\n');
+        text.push_str(&head);
+        text
     }
 
     fn line(&mut self, text: &str) {
@@ -100,11 +111,21 @@ impl Place {
     /// How many there are.
     pub const COUNT: usize = 1 << 12;
 
-    /// The place of all answers of one group. That other groups meet there costs time, and nothing else.
+    /// The place of this text. That others have the same one costs time, and nothing else.
     #[must_use]
-    pub const fn of(group: u64) -> Self {
-        // The upper bits of a product are mixed best (Fibonacci hashing).
-        Self((group.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as u16)
+    pub fn of(text: &str) -> Self {
+        let mut hasher = FxHasher::default();
+        hasher.write(text.as_bytes());
+        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are the ones that are mixed best")]
+        Self::numbered(hasher.finish() as usize)
+    }
+
+    /// The place that a text begins with.
+    #[must_use]
+    pub fn before(text: &str) -> Option<Self> {
+        let value = |digit: &u8| digit.checked_sub(b'0').filter(|six_bits| *six_bits < 64).map(u16::from);
+        let [high, low] = text.as_bytes().first_chunk()?;
+        Some(Self(value(high)? << 6 | value(low)?))
     }
 
     /// The place with this number, counted in rounds of [`Self::COUNT`].
@@ -125,7 +146,7 @@ impl Place {
 #[derive(Debug, Default)]
 pub struct Verdict {
     text: String,
-    place: Option<Place>,
+    at_once: bool,
     head: Option<Rc<str>>,
     caller: Option<Rc<str>>,
 }
@@ -134,11 +155,15 @@ pub struct Verdict {
 /// allocator holds ready (its small chunks end at 256 bytes).
 const ROOM: usize = 240;
 
+/// What a head begins with that the door is not to keep.
+const NOWHERE: &str = "--";
+
 impl Verdict {
-    /// A verdict whose head may be kept at `place`: for `wire::kept`. Only for what the door acts on at once.
+    /// A verdict that the door acts on at once, so that its head may be kept there (`wire::kept`). Written where `room` was.
     #[must_use]
-    pub fn at(place: Place) -> Self {
-        Self { place: Some(place), ..Self::default() }
+    pub fn at_once(mut room: String) -> Self {
+        room.clear();
+        Self { text: room, at_once: true, ..Self::default() }
     }
 
     /// `renew` is to be called with `what` behind the reply.
@@ -158,43 +183,21 @@ impl Verdict {
         verdict.text
     }
 
-    /// Begins a verdict for the same place, to be kept as a text that others begin with.
+    /// Goes on with these parts of a text.
     #[must_use]
-    pub fn anew(&self) -> Self {
-        Self { place: self.place, ..Self::default() }
-    }
-
-    /// Goes on with a text that was written before, and leaves room for more.
-    pub fn go_on(&mut self, begun: &str) -> &mut Self {
-        self.text.reserve(begun.len() + ROOM);
-        self.text.push_str(begun);
-        self
-    }
-
-    /// Ends an answer with these parts of its text, all but for its head. They get the room that they take and no more: growing on
-    /// the way, and giving back what was too much, cost more than writing.
-    pub fn end_answer(&mut self, parts: &[&str], head: Rc<str>) {
-        self.text.reserve_exact(parts.iter().map(|part| part.len()).sum());
+    pub fn go_on(mut self, parts: &[&str]) -> Self {
+        self.text.reserve(parts.iter().map(|part| part.len()).sum::<usize>());
         for part in parts {
             self.text.push_str(part);
         }
-        self.head = Some(head);
+        self
     }
 
     /// Begins an answer of the door itself, whose body the caller writes.
     pub fn begin_answer(&mut self) -> &mut String {
         self.text.reserve(ROOM);
         self.text.push_str("answer\n");
-        push_place(&mut self.text, self.place);
-        self.text.push('\n');
         &mut self.text
-    }
-
-    /// Ends what is before. `head` is the rest of the answer, or of the headers for the client, but for the value of the last one,
-    /// which the caller writes.
-    pub fn begin_value(&mut self, head: Rc<str>) -> &mut String {
-        self.head = Some(head);
-        self.next_line()
     }
 
     /// Ends the line that was begun, and begins another one.
@@ -213,20 +216,31 @@ impl Verdict {
 
     /// Who sends it, as the origin is told; the caller writes the values of the last three headers, a line each.
     pub fn begin_caller(&mut self, caller: &mut Caller) -> &mut String {
-        let (place, head) = match self.place {
-            Some(_) => {
-                let (place, head) = caller.keep();
-                (Some(place), head)
-            }
-            None => (None, Some(Rc::clone(caller.head()))),
+        let (place, head) = if self.at_once {
+            let (place, head) = caller.keep();
+            (Some(place), head)
+        } else {
+            (None, Some(Rc::clone(caller.head())))
         };
         self.caller = head;
+        self.text.reserve(ROOM);
         self.text.push('\n');
         push_place(&mut self.text, place);
         self.text.push('\n');
-        push_place(&mut self.text, self.place);
-        self.text.push('\n');
         &mut self.text
+    }
+
+    /// Ends an answer, or what the client is told of the origin's, with its head, as [`Headers::head`] makes one.
+    #[must_use]
+    pub fn with_head(mut self, head: Rc<str>) -> Self {
+        self.head = Some(head);
+        self
+    }
+
+    /// The text so far.
+    #[must_use]
+    pub fn into_begun(self) -> String {
+        self.text
     }
 
     /// The whole text.
@@ -234,20 +248,30 @@ impl Verdict {
     pub fn into_text(mut self) -> String {
         if let Some(head) = self.head.take() {
             self.text.push('\n');
-            self.text.push_str(&head);
+            let placed = if self.at_once { &head } else { head.get(NOWHERE.len()..).unwrap_or_default() };
+            self.text.push_str(if self.at_once { "" } else { NOWHERE });
+            self.text.push_str(placed);
         }
-        self.without_head()
+        self.with_caller()
     }
 
-    /// The head of what has a place.
+    /// The head, if the door may keep it.
     #[must_use]
-    pub fn head(&self) -> Option<(Place, &Rc<str>)> {
-        self.place.zip(self.head.as_ref())
+    pub fn head(&self) -> Option<&Rc<str>> {
+        self.head.as_ref().filter(|_| self.at_once)
     }
 
-    /// The text without its head, for a door that keeps it.
+    /// The text with only the place of its head, for a door that keeps it.
     #[must_use]
     pub fn without_head(mut self) -> String {
+        if let Some(head) = self.head.take() {
+            self.text.push('\n');
+            self.text.push_str(head.get(..NOWHERE.len()).unwrap_or(NOWHERE));
+        }
+        self.with_caller()
+    }
+
+    fn with_caller(mut self) -> String {
         if let Some(caller) = self.caller {
             self.text.push_str("\n\n");
             self.text.push_str(&caller);
@@ -277,35 +301,47 @@ mod tests {
     use crate::domain::id::KeyId;
     use crate::wire::caller::{Callers, Identity, Signer};
 
+    const LAST: [&str; 2] = ["tollgate", "ratelimit"];
+
+    fn at_once() -> Verdict {
+        Verdict::at_once("what was there".to_owned())
+    }
+
     fn answer(mut verdict: Verdict) -> Verdict {
         let mut headers = Headers::of_status(200);
         headers.header("content-type", "application/json");
-        verdict.begin_answer().push_str("{}");
-        verdict.begin_value(headers.last("tollgate")).push_str("id=1");
-        verdict
+        verdict.begin_answer().push_str("{}\nid=1\nr=5");
+        verdict.with_head(headers.head(LAST).into())
     }
+
+    const HEAD: &str = "\n200\ncontent-type\napplication/json\ntollgate\nratelimit";
 
     #[test]
     fn an_answer_is_lines_in_a_fixed_order() {
         let mut verdict = Verdict::default();
         verdict.renew("ten_x l");
         let text = answer(verdict).into_text();
-        assert_eq!(text, "renew\nten_x l\nanswer\n--\n{}\nid=1\n200\ncontent-type\napplication/json\ntollgate");
+        assert_eq!(text, format!("renew\nten_x l\nanswer\n{{}}\nid=1\nr=5\n--{HEAD}"));
     }
 
     #[test]
-    fn what_has_a_place_is_shorter_without_its_head() {
-        let placed = answer(Verdict::at(Place(65)));
-        let (place, head) = placed.head().unwrap();
-        assert_eq!((place.number(), &**head), (65, "200\ncontent-type\napplication/json\ntollgate"));
-        assert_eq!(placed.without_head(), "answer\n11\n{}\nid=1");
+    fn what_is_kept_is_shorter_without_its_head() {
+        let head = answer(at_once()).head().unwrap().to_string();
+        let (place, rest) = head.split_at(2);
+        assert_eq!((rest, Place::before(&head)), (HEAD, Some(Place::of(HEAD.trim_start()))));
+        assert_eq!(answer(at_once()).into_text(), format!("answer\n{{}}\nid=1\nr=5\n{head}"));
+        assert_eq!(answer(at_once()).without_head(), format!("answer\n{{}}\nid=1\nr=5\n{place}"));
+        assert!(answer(Verdict::default()).head().is_none());
     }
 
     #[test]
     fn places_and_their_numbers_are_one_to_one() {
         for number in 0..Place::COUNT {
-            assert_eq!(Place::numbered(number).number(), number);
+            let mut text = String::new();
+            push_place(&mut text, Some(Place::numbered(number)));
+            assert_eq!(Place::before(&text).map(Place::number), Some(number));
         }
+        assert_eq!((Place::before("--"), Place::before("0"), Place::before("0\u{70}")), (None, None, None));
     }
 
     #[test]
@@ -324,26 +360,30 @@ mod tests {
             plan: "pro",
             features: &"".into(),
         };
-        verdict.begin_caller(callers.meet(&identity)).push_str("1795\nreq_1\nv1=0");
+        verdict.begin_caller(callers.meet(&identity)).push_str("1795\nreq_1\nv1=0\nid=1\nr=5");
         let mut headers = Headers::default();
-        headers.header("ratelimit", "5");
-        verdict.begin_value(headers.last("tollgate")).push_str("id=1");
-        verdict
+        headers.header("ratelimit-policy", "5");
+        verdict.with_head(headers.head(LAST).into())
     }
 
     const TENANT: &str = "ten_e6gywnjy000g40r4";
-    const SHORT: &str = "forward\nh\nfree\nservice:API\nhttps://api/x\n00\n11\n1795\nreq_1\nv1=0\nid=1";
-    const CLIENT: &str = "\nratelimit\n5\ntollgate";
+    const CLIENT: &str = "\nratelimit-policy\n5\ntollgate\nratelimit";
     const CALLER: &str = "\n\nX-Tollgate-Tenant\nten_e6gywnjy000g40r4\nX-Tollgate-Plan\npro\nX-Tollgate-Key\nkey_000000005\nX-Tollgate-Mode\nlive\nX-Tollgate-Features\n\nX-Tollgate-Timestamp\nX-Tollgate-Request\nX-Tollgate-Signature";
+
+    fn forwarded(caller: &str, client: &str) -> String {
+        format!("forward\nh\nfree\nservice:API\nhttps://api/x\n{caller}\n1795\nreq_1\nv1=0\nid=1\nr=5\n{client}")
+    }
 
     #[test]
     fn a_forward_tells_the_door_of_a_caller_once() {
         let mut callers = Callers::new(Signer::new(&[7; 32]).unwrap());
-        let placed = || Verdict::at(Place(65));
-        assert_eq!(forward(placed(), &mut callers).without_head(), format!("{SHORT}{CALLER}"));
-        assert_eq!(forward(placed(), &mut callers).into_text(), format!("{SHORT}{CLIENT}"));
-        assert_eq!(forward(placed(), &mut callers).without_head(), SHORT);
+        let head = forward(at_once(), &mut Callers::new(Signer::new(&[7; 32]).unwrap())).head().unwrap().to_string();
+        let (place, client) = head.split_at(2);
+        assert_eq!(client, CLIENT);
+        assert_eq!(forward(at_once(), &mut callers).without_head(), forwarded("00", place) + CALLER);
+        assert_eq!(forward(at_once(), &mut callers).into_text(), forwarded("00", &head));
+        assert_eq!(forward(at_once(), &mut callers).without_head(), forwarded("00", place));
         let whole = forward(Verdict::default(), &mut callers).into_text();
-        assert_eq!(whole, format!("{}{CLIENT}{CALLER}", SHORT.replace("\n00\n11\n", "\n--\n--\n")));
+        assert_eq!(whole, forwarded("--", "--") + CLIENT + CALLER);
     }
 }
