@@ -155,7 +155,7 @@ pub struct Verdict {
 /// allocator holds ready (its small chunks end at 256 bytes).
 const ROOM: usize = 240;
 
-/// What a head begins with that the door is not to keep.
+/// Instead of the place of what the door is not to keep.
 const NOWHERE: &str = "--";
 
 impl Verdict {
@@ -243,38 +243,34 @@ impl Verdict {
         self.text
     }
 
-    /// The whole text.
-    #[must_use]
-    pub fn into_text(mut self) -> String {
-        if let Some(head) = self.head.take() {
-            self.text.push('\n');
-            let placed = if self.at_once { &head } else { head.get(NOWHERE.len()..).unwrap_or_default() };
-            self.text.push_str(if self.at_once { "" } else { NOWHERE });
-            self.text.push_str(placed);
-        }
-        self.with_caller()
-    }
-
     /// The head, if the door may keep it.
     #[must_use]
     pub fn head(&self) -> Option<&Rc<str>> {
         self.head.as_ref().filter(|_| self.at_once)
     }
 
-    /// The text with only the place of its head, for a door that keeps it.
+    /// The whole text.
     #[must_use]
-    pub fn without_head(mut self) -> String {
-        if let Some(head) = self.head.take() {
-            self.text.push('\n');
-            self.text.push_str(head.get(..NOWHERE.len()).unwrap_or(NOWHERE));
-        }
-        self.with_caller()
+    pub fn into_text(self) -> String {
+        self.end(true)
     }
 
-    fn with_caller(mut self) -> String {
-        if let Some(caller) = self.caller {
+    /// The text with only the place of its head, for a door that keeps it.
+    #[must_use]
+    pub fn without_head(self) -> String {
+        self.end(false)
+    }
+
+    fn end(mut self, whole: bool) -> String {
+        if let Some(head) = &self.head {
+            let (place, rest) = head.split_at_checked(NOWHERE.len()).unwrap_or_default();
+            self.text.push('\n');
+            self.text.push_str(if self.at_once { place } else { NOWHERE });
+            self.text.push_str(if whole { rest } else { "" });
+        }
+        if let Some(caller) = &self.caller {
             self.text.push_str("\n\n");
-            self.text.push_str(&caller);
+            self.text.push_str(caller);
         }
         self.text
     }
@@ -290,7 +286,7 @@ fn push_place(text: &mut String, place: Option<Place>) {
     let digit = |six_bits: u16| char::from(b'0' + (six_bits & 63) as u8);
     match place {
         Some(Place(number)) => text.extend([digit(number >> 6), digit(number)]),
-        None => text.push_str("--"),
+        None => text.push_str(NOWHERE),
     }
 }
 

@@ -33,6 +33,16 @@ test("the prefix is stripped, and method, path, query and body arrive as they we
   }
 });
 
+test("a URL of any length arrives whole, and so do short ones between", async () => {
+  // 4,096 bytes are what the door and the gate first lay ready for each other.
+  for (const length of [...Array.from({ length: 17 }, (_, step) => 3_000 + 100 * step), 12_000, 30_000]) {
+    for (const query of [`q=${"y".repeat(length)}`, "q=short"]) {
+      const { status, json } = await echo(`/long?${query}`);
+      assert.deepEqual([status, json.url], [200, `https://origin/v1/echo/long?${query}`], `${length} characters`);
+    }
+  }
+});
+
 test("a GET that has a body is passed on, not answered as if the origin were down", async () => {
   const { status, json } = await echo("/search", { method: "GET", body: "{\"query\":1}" });
   assert.equal(status, 200, JSON.stringify(json));
