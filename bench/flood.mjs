@@ -13,7 +13,7 @@ import { atAddress, originWorker } from "./targets.mjs";
 import { addTenants, publishCatalog, publishPlan, settle, warm } from "./tenants.mjs";
 
 const rounds = Number(option("rounds") ?? 5);
-const secs = Number(option("secs") ?? 2);
+const secs = Number(option("secs") ?? 4);
 const file = option("json") ?? path.join(root, "bench/results/flood.json");
 
 /**

@@ -2,7 +2,7 @@
 // that drifts drifts for all; a ratio is taken within each round, then the median. README.md here says how to read it.
 //
 //   --rounds N   interleaved rounds, at least 5 (the default) for figures that are to be believed
-//   --secs N     seconds of load in each, 2 by default
+//   --secs N     seconds of load in each, 4 by default: a second in which V8 looks through its whole heap costs up to twice another one
 //   --only a,b   some targets; those they are compared to come along
 //   --tries N    how often to run again while the control says that the machine was not quiet; 3 by default
 //   --json FILE  the figures, bench/results/bench.json by default
@@ -26,7 +26,7 @@ const LEAD_SECS = 6;
 const QUIET = [0.95, 1.05];
 
 const rounds = Number(option("rounds") ?? 5);
-const secs = Number(option("secs") ?? 2);
+const secs = Number(option("secs") ?? 4);
 const tries = Number(option("tries") ?? 3);
 const file = option("json") ?? path.join(root, "bench/results/bench.json");
 
