@@ -16,6 +16,7 @@ const { local, op, tenant } = await world({
   origins: {
     default: { target: { service: "ECHO" }, unmatched: "deny", routes: everything },
     hosted: { target: { service: "ECHO" }, hosts: ["api.example.com"], unmatched: "allow", preflights: "pass" },
+    built_in: { target: "demo", hosts: ["demo.example.com"], unmatched: "allow", preflights: "pass" },
     gated: { target: { service: "ECHO" }, hosts: ["gated.example.com"], unmatched: "allow", preflights: "gate" },
     down: { target: { service: "BROKEN" }, hosts: ["down.example.com"], unmatched: "allow" },
     unbound: { target: { service: "NO_SUCH_BINDING" }, hosts: ["unbound.example.com"], unmatched: "allow" },
@@ -183,6 +184,9 @@ test("a CORS preflight passes without a key where the origin says so, and needs 
   assert.deepEqual([passed.status, passed.json.method, passed.json.url], [200, "OPTIONS", "https://origin/v1/x"]);
   assert.equal(arrived(passed)["x-tollgate-tenant"], undefined, "nobody is named");
   assert.equal((await ask(local.url, "/v1/x", { method: "OPTIONS", headers, host: "gated.example.com" })).status, 401);
+  const built = await ask(local.url, "/v1/x", { method: "OPTIONS", headers, host: "demo.example.com" });
+  const of = ["access-control-allow-origin", "access-control-allow-headers", "tollgate", "ratelimit"].map((name) => built.headers[name]);
+  assert.deepEqual([built.status, built.text, ...of], [204, "", "*", "*", undefined, undefined], "the built-in origin says so itself");
   const plain = await ask(local.url, "/v1/x", { method: "OPTIONS", host: "api.example.com" });
   assert.equal(plain.status, 401, "an OPTIONS that is no preflight is a request like any other");
 });
