@@ -136,7 +136,7 @@ async function coldTimes(bindings, keys, path) {
 const dir = storeInMemory();
 const local = await startLocal({ workers: [originWorker], services: { ORIGIN: originWorker.name }, state: path.join(dir, "state") });
 try {
-  await publishCatalog(local, "demo", [{ method: "GET", path: UNLIMITED, feature: FEATURE }]);
+  await publishCatalog(local, "none", [{ method: "GET", path: UNLIMITED, feature: FEATURE }]);
   await publishPlan(local);
   const keys = await addTenants(local, COLD_TENANTS);
   await settle(local);

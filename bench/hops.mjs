@@ -76,7 +76,7 @@ async function tollgateHops(target) {
   const hold = {};
   const { local, calls } = await startCounted(HOLD_MS, hold);
   try {
-    await publishCatalog(local, target.name === "tollgate" ? "demo" : { service: "ORIGIN" });
+    await publishCatalog(local, target.target);
     await publishPlan(local);
     const keys = await addTenants(local, TENANTS);
     await settle(local);

@@ -77,7 +77,8 @@ function print(rows) {
     rows.map((row) => [row.name, row.does || "-", digits(row.per_second), digits(row.ratio, 2), digits(row.one_p50_us), digits(row.one_p50_ratio, 2),
       digits(row.cpu_us, 1), digits(row.cpu_ratio, 2), row.hops ? waits(row.hops) : "-", row.hit_rate === undefined ? "-" : `${digits(row.hit_rate * 100, 2)} %`,
       digits(row.gzip_kb, 1), `${digits(row.idle_mb)}/${digits(row.loaded_mb)}`, row.errors])));
-  say(`\nRatios are to ${[...new Set(rows.map(({ against }) => against))].join(", and to ")} where there is an origin. Does: A who asks, F feature, R enforced limit, M metering, P an origin.`);
+  const floors = [...new Set(rows.map(({ against }) => against))];
+  say(`\nRatios are to ${floors.join(", and where there is an origin to ")}. Does: A who asks, F feature, R enforced limit, M metering, P an origin.`);
 }
 
 async function main() {

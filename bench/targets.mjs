@@ -19,13 +19,15 @@ import { addTenants, publishCatalog, publishPlan, settle, warm } from "./tenants
 const here = import.meta.dirname;
 const GATE = `/gate${PATH}`;
 
-const tollgate = (target) => ({ start: () => startTollgate(target) });
+const tollgate = (target) => ({ start: () => startTollgate(target), target });
 const peer = (file, options = {}) => ({ start: (name, mode) => startPeer(name, file, { ...options, ...mode }), counts: true });
 
 export const targets = [
   { name: "hello", title: "JavaScript hello world", does: "", against: "hello", ...peer("hello") },
+  { name: "hello-empty", title: "the same without a body", does: "", against: "hello", ...peer("hello-empty") },
   { name: "open-gate", title: "a gate that decides nothing", does: "", against: "hello", ...peer("open-gate") },
-  { name: "tollgate", title: "Tollgate", does: "AFRM", against: "hello", ...tollgate("demo") },
+  { name: "tollgate", title: "Tollgate", does: "AFRM", against: "hello", ...tollgate("none") },
+  { name: "tollgate-demo", title: "Tollgate with its built-in origin", does: "AFRM", against: "hello", ...tollgate("demo") },
   { name: "lease-js", title: "the same design by hand in JavaScript", does: "AFRM", against: "hello", ...peer("lease", { records: "lease", object: "Limiter" }) },
   { name: "launchdarkly", title: "LaunchDarkly SDK for Cloudflare", does: "F", against: "hello", ...peer("launchdarkly", { records: "launchdarkly" }) },
   { name: "hono-rate-limiter", title: "hono-rate-limiter, Durable Object store", does: "R", against: "hello", ...peer("hono-rate-limiter", { object: "DurableObjectRateLimiter" }) },

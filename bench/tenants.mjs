@@ -17,7 +17,7 @@ async function change(local, method, path, body) {
   return JSON.parse(text);
 }
 
-/** What a request may ask for, and `more` routes. `target`: `"demo"` or `{ service: "BINDING" }`. */
+/** What a request may ask for, and `more` routes. `target`: `"none"`, `"demo"` or `{ service: "BINDING" }`. */
 export async function publishCatalog(local, target, more = []) {
   for (const name of FEATURES) await change(local, "PUT", `/v1/admin/features/${name}`, { kind: "boolean" });
   await change(local, "PUT", `/v1/admin/meters/${METER}`, { recording: "leased" });

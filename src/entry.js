@@ -8,15 +8,15 @@ import * as tollgate from "../build/glue/index.js";
 const state = tollgate.__worker_init_state();
 
 /** Does what Rust says, a line each: the verb, then what it needs. src/wire/verdict.rs writes it and explains it. */
-function act(verdict, request, env, ctx) {
+function act(verdict, request, env, ctx, atOnce = false) {
   if (verdict.startsWith("renew\n")) {
     const end = verdict.indexOf("\n", 6);
     // First the answer: whatever becomes of the renewal, what was to be kept is kept.
-    const response = act(verdict.slice(end + 1), request, env, ctx);
+    const response = act(verdict.slice(end + 1), request, env, ctx, atOnce);
     ctx.waitUntil(tollgate.renew(verdict.slice(6, end), env, Date.now()));
     return response;
   }
-  if (verdict.startsWith("answer\n")) return answer(verdict);
+  if (verdict.startsWith("answer\n")) return answer(verdict, atOnce);
   if (verdict.startsWith("forward\n")) return forward(verdict.split("\n"), request, env, ctx);
   return tollgate.api(request, env, Date.now()).then((verdict) => act(verdict, request, env, ctx));
 }
@@ -31,13 +31,16 @@ const kept = [];
 /** A place is two characters, of six bits each. What is not to be kept has none. */
 const place = (text, at) => (text[at] === "-" ? undefined : ((text.charCodeAt(at) - 48) << 6) | (text.charCodeAt(at + 1) - 48));
 
-function answer(verdict) {
+function answer(verdict, atOnce) {
   const bodyEnd = verdict.indexOf("\n", 7), valueEnd = verdict.indexOf("\n", bodyEnd + 1), end = verdict.indexOf("\n", valueEnd + 1);
   const like = verdict.length > end + 3 ? headed(verdict, end + 1) : kept[place(verdict, end + 1)];
   const { response, headers } = like;
   headers.set(like.name, verdict.slice(bodyEnd + 1, valueEnd));
   const left = verdict.slice(valueEnd + 1, end);
   if (left !== like.left) headers.set(like.nameOfLeft, (like.left = left));
+  // Without a body it is that very response. The platform sends what a handler returns before any other JavaScript runs; what it gets
+  // from a promise it sends later, when the headers may be another answer's.
+  if (bodyEnd === 7 && atOnce) return response;
   // Where no body may be, not even an empty one may.
   return new Response(verdict.slice(7, bodyEnd) || null, response);
 }
@@ -174,7 +177,7 @@ function decide(request, env, ctx) {
   const head = `${request.method}\n${request.url}\n${headers.get("x-api-key") ?? ""}\n${headers.get("authorization") ?? ""}`;
   const verdict = warm(head);
   if (verdict === undefined) return decideLater(head, false, request, env, ctx);
-  return verdict.startsWith("read\n") ? decideRead(head, verdict.slice(5), request, env, ctx) : act(verdict, request, env, ctx);
+  return verdict.startsWith("read\n") ? decideRead(head, verdict.slice(5), request, env, ctx) : act(verdict, request, env, ctx, true);
 }
 
 /** What waits for one document: a promise that goes through Rust costs 7 us more, a third of the whole decision. */

@@ -2,7 +2,7 @@
 //
 // It does: the key's hash and state from a signed document, catalog, plan and tenant verified once for each version and kept in
 // memory, refresh behind the reply, the route's feature, a limit leased from a Durable Object by demand and renewed behind the
-// reply, usage reported with each renewal and written to D1 in batches from the object's alarm, and the same body and headers.
+// reply, usage reported with each renewal and written to D1 in batches from the object's alarm, and the same headers.
 //
 // It leaves out what makes Tollgate's promises hold: one canonical form of a path, a MAC in the key (an invented key costs a
 // read here), overrides and ancestors, several limits at once, large costs, quotas, exactly-once reports across crashes and
@@ -71,7 +71,6 @@ function way(tenant, method, path) {
       route, limit: limit.rate,
       allowed: route !== undefined && (tenant.document.overrides[route.feature] ?? plan.features[route.feature] ?? false),
       policy: `"requests";q=${units};w=${Math.ceil(per_ms / 1000)}`,
-      body: `{"origin":"demo","method":"${method}","path":"${path}","tenant":"${tenant.document.id}"}`,
     };
     tenant.ways.set(name, found);
   }
@@ -126,9 +125,8 @@ function decide(request, env, ctx, known, now, tier) {
     ctx.waitUntil(readCatalog(env));
   }
   counted += 1;
-  return new Response(found.body, {
+  return new Response(null, {
     headers: {
-      "content-type": "application/json",
       "ratelimit-policy": found.policy,
       "ratelimit": `"requests";r=${tenant.remaining + tenant.tokens}`,
       "tollgate": `serial=${tenant.document.serial}, age=${now - tenant.read}, tier=${tier}, id=req_${instance}${counted}`,

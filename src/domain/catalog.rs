@@ -121,10 +121,20 @@ const fn sensitive() -> Case {
 pub enum Target {
     /// The built-in origin, which answers with what it was sent: to see the gate work before there is an API behind it.
     Demo,
+    /// Nowhere: an admitted request is answered with 200 and no body. For a proxy that asks here before it passes a request on itself.
+    None,
     /// A service binding of this Worker, by its name.
     Service(String),
     /// An `https` origin: scheme and host, no path.
     Https(String),
+}
+
+impl Target {
+    /// Whether the gate answers itself what it admits.
+    #[must_use]
+    pub const fn is_here(&self) -> bool {
+        matches!(self, Self::Demo | Self::None)
+    }
 }
 
 closed! {

@@ -23,7 +23,7 @@ use super::door::{self, behind, behind_refusal, instant};
 use super::isolate;
 use super::object::{Message, Unreachable, ask_limiter};
 use super::promise::{all, promise};
-use crate::domain::catalog::{Charge, Recording, Target};
+use crate::domain::catalog::{Charge, Recording};
 use crate::domain::decision::{Code, Fail, Mode, Tier};
 use crate::domain::document::DocumentKey;
 use crate::domain::gate::{Outcome, Reason, Refused, Request, Standpoint, Step, limit_code};
@@ -240,10 +240,10 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
     let metering = standpoint.way(now).and_then(|(way, _)| way.meter.clone());
     let exact = metering.as_ref().is_some_and(|metering| metering.recording == Recording::Exact);
     let settle = exact && metering.as_ref().is_some_and(|metering| metering.charge == Charge::Success);
-    let demo = *standpoint.passage.target == Target::Demo;
+    let here = standpoint.passage.target.is_here();
 
     // An exact meter records beside the origin's work only where that work can be asked for again, and a lease pays.
-    let serial = exact && (settle || demo || !standpoint.passage.method.is_idempotent());
+    let serial = exact && (settle || here || !standpoint.passage.method.is_idempotent());
     let outcome = if serial { decide_serial(&mut standpoint, now) } else { standpoint.decide(now) };
     let mut verdict = Verdict::default();
     match outcome {
@@ -368,8 +368,8 @@ fn conclude(
         Limited::Admit => {
             behind(&mut standpoint, now, &mut verdict);
             let handle = if settle { ending(&standpoint, id) } else { String::new() };
-            let demo = *standpoint.passage.target == Target::Demo;
-            let release = if settle && !demo { (Release::Settle, handle.as_str()) } else { (Release::Free, "") };
+            let here = standpoint.passage.target.is_here();
+            let release = if settle && !here { (Release::Settle, handle.as_str()) } else { (Release::Free, "") };
             let passed = Passed { release, ..Passed::by(Tier::Limiter) };
             (Came::Admitted, config.voice.pass(&mut standpoint, kept, passed, asked, verdict).into_text())
         }

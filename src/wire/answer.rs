@@ -136,7 +136,7 @@ impl Voice {
         (body.into(), left.into(), headers.head(LAST).into())
     }
 
-    /// A request that passes: on to its origin, or answered by the built-in one.
+    /// A request that passes: on to its origin, or answered here.
     #[must_use]
     pub fn pass(
         &self,
@@ -158,7 +158,7 @@ impl Voice {
             verdict = begin(standpoint, release, verdict);
             ""
         };
-        if *standpoint.passage.target == Target::Demo {
+        if standpoint.passage.target.is_here() {
             let (age, id) = (Decimal::of(standpoint.resident.age_ms(now)), id.text());
             return verdict
                 .go_on(&[begun, age.as_str(), &decided_by(tier, observed), id.as_str(), "\n", &left])
@@ -183,9 +183,9 @@ impl Voice {
     /// A preflight that passes: without an identity, unmetered.
     #[must_use]
     pub fn preflight(&self, passage: &Passage<'_, '_>, mut verdict: Verdict) -> Verdict {
-        if *passage.target == Target::Demo {
+        if passage.target.is_here() {
             verdict.begin_answer();
-            let mut headers = Headers::of_status(204);
+            let mut headers = Headers::of_status(200);
             headers.header("access-control-allow-origin", "*");
             let [_, left] = LAST;
             verdict.go_on(&["\n*\n"]).with_head(headers.head(["access-control-allow-headers", left]).into())
@@ -254,13 +254,15 @@ fn refused_with(status: u16) -> Headers {
     headers
 }
 
-/// The first headers of what passes: the built-in origin's; none that are added to another one's.
+/// The first headers of what passes: of an answer given here; none that are added to an origin's.
 fn passed_with(target: &Target) -> Headers {
-    if *target != Target::Demo {
+    if !target.is_here() {
         return Headers::default();
     }
     let mut headers = Headers::of_status(200);
-    headers.header("content-type", "application/json");
+    if *target == Target::Demo {
+        headers.header("content-type", "application/json");
+    }
     headers
 }
 
@@ -296,19 +298,21 @@ fn limited(standpoint: &mut Standpoint<'_, '_>, kept: &mut Kept, now: UnixMillis
 /// What the door is told to let pass, up to the first word that is another one each time: the age, or what is said of the caller.
 fn begin(standpoint: &Standpoint<'_, '_>, release: (Release, &str), mut verdict: Verdict) -> Verdict {
     let Passage { target, method, path, .. } = &standpoint.passage;
+    if !target.is_here() {
+        begin_forward(&standpoint.passage, release, &mut verdict);
+        return verdict;
+    }
+    let body = verdict.begin_answer();
     if **target == Target::Demo {
         // A canonical path needs no escaping in JSON: what would is percent-encoded or refused.
-        let body = verdict.begin_answer();
         for part in ["{\"origin\":\"demo\",\"method\":\"", method.name(), "\",\"path\":\"", path.as_str()] {
             body.push_str(part);
         }
         body.push_str("\",\"tenant\":\"");
         body.push_str(standpoint.resident.tenant().tenant.text().as_str());
         body.push_str("\"}");
-        signed_by(standpoint.resident, verdict.next_line());
-    } else {
-        begin_forward(&standpoint.passage, release, &mut verdict);
     }
+    signed_by(standpoint.resident, verdict.next_line());
     verdict
 }
 
@@ -324,7 +328,7 @@ fn begin_forward(passage: &Passage<'_, '_>, (release, handle): (Release, &str), 
             out.push('\n');
             out.push_str(base);
         }
-        Target::Demo => out.push('\n'),
+        Target::Demo | Target::None => out.push('\n'),
     }
     out.push_str(passage.path.as_str());
     if let Some(query) = passage.query {

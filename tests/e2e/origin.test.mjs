@@ -11,12 +11,16 @@ import { ROUTES, ask, each, told, world } from "./world.mjs";
 
 const everything = [...ROUTES, { path: "/exact/{*rest}", meter: "jobs" }];
 const { local, op, tenant } = await world({
-  workers: [{ name: "broken", script: "export default { fetch() { throw new Error('nobody is there'); } };" }],
+  workers: [
+    { name: "broken", script: "export default { fetch() { throw new Error('nobody is there'); } };" },
+    { name: "asking", script: "export default { fetch: (request, env) => env.GATE.fetch(request) };", serviceBindings: { GATE: "tollgate" } },
+  ],
   services: { BROKEN: "broken" },
   origins: {
     default: { target: { service: "ECHO" }, unmatched: "deny", routes: everything },
     hosted: { target: { service: "ECHO" }, hosts: ["api.example.com"], unmatched: "allow", preflights: "pass" },
     built_in: { target: "demo", hosts: ["demo.example.com"], unmatched: "allow", preflights: "pass" },
+    none: { target: "none", hosts: ["asked.example.com"], unmatched: "deny", preflights: "pass", routes: everything },
     gated: { target: { service: "ECHO" }, hosts: ["gated.example.com"], unmatched: "allow", preflights: "gate" },
     down: { target: { service: "BROKEN" }, hosts: ["down.example.com"], unmatched: "allow" },
     unbound: { target: { service: "NO_SUCH_BINDING" }, hosts: ["unbound.example.com"], unmatched: "allow" },
@@ -186,9 +190,36 @@ test("a CORS preflight passes without a key where the origin says so, and needs 
   assert.equal((await ask(local.url, "/v1/x", { method: "OPTIONS", headers, host: "gated.example.com" })).status, 401);
   const built = await ask(local.url, "/v1/x", { method: "OPTIONS", headers, host: "demo.example.com" });
   const of = ["access-control-allow-origin", "access-control-allow-headers", "tollgate", "ratelimit"].map((name) => built.headers[name]);
-  assert.deepEqual([built.status, built.text, ...of], [204, "", "*", "*", undefined, undefined], "the built-in origin says so itself");
+  assert.deepEqual([built.status, built.text, ...of], [200, "", "*", "*", undefined, undefined], "the built-in origin says so itself");
   const plain = await ask(local.url, "/v1/x", { method: "OPTIONS", host: "api.example.com" });
   assert.equal(plain.status, 401, "an OPTIONS that is no preflight is a request like any other");
+});
+
+test("without a target, what is admitted is answered with 200 and no body, each request with its own words", async () => {
+  const asked = (path, { by = local.url, ...more } = {}) => ask(by, path, { host: "asked.example.com", key, ...more });
+  const [one, other] = [await tenant("pro"), await tenant("pro")];
+  // Another version of their document, so that their answers differ while their headers are the same.
+  await op("PUT", `/tenants/${other.id}/overrides/analytics`, { value: false });
+  await until("the override is heard of", async () => (await asked("/v1/analytics", { key: other.api_key })).status === 403);
+  const serials = new Map();
+  for (const { api_key } of [one, other]) serials.set(api_key, told(await asked("/v1/reports", { key: api_key })).serial);
+  assert.equal(new Set(serials.values()).size, 2);
+  const ids = new Set();
+  await each(4_000, 64, async (at) => {
+    const caller = [one, other][at % 2].api_key;
+    // Over HTTP, and as another Worker asks: within one process, where nothing is written out.
+    const answer = await asked("/v1/reports", { key: caller, by: [local.url, local.urls.asking][(at >> 1) % 2] });
+    const { "content-length": length, "content-type": type, ratelimit } = answer.headers;
+    assert.deepEqual([answer.status, answer.text, length, type], [200, "", "0", undefined]);
+    assert.match(ratelimit, /^"calls";r=\d+/);
+    assert.equal(told(answer).serial, serials.get(caller));
+    ids.add(told(answer).id);
+  });
+  assert.equal(ids.size, 4_000);
+  for (const [path, more, status] of [["/exact/x", { method: "POST" }, 200], ["/v1/x", { method: "OPTIONS", headers: { "Access-Control-Request-Method": "POST" } }, 200], ["/v1/reports", { key: "tg_live_no" }, 401], ["/nothing", {}, 403]]) {
+    const answer = await asked(path, more);
+    assert.deepEqual([answer.status, answer.text === ""], [status, status === 200], path);
+  }
 });
 
 test("an origin that fails or is not bound is a 502 with the gate's own problem", async () => {
