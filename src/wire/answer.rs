@@ -243,11 +243,7 @@ pub const LAST: [&str; 2] = ["tollgate", "ratelimit"];
 /// The first headers of a refusal.
 fn refused_with(status: u16) -> Headers {
     let mut headers = Headers::of_status(status);
-    headers.header("content-type", problem::CONTENT_TYPE);
-    // No cache may store a 429 (RFC 6585, 4), and a flood of them is where a header less is worth most.
-    if status != 429 {
-        headers.header("cache-control", "no-store");
-    }
+    headers.header("content-type", problem::CONTENT_TYPE).header("cache-control", "no-store");
     if status == 401 {
         headers.header("www-authenticate", "Bearer realm=\"tollgate\"");
     }

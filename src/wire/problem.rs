@@ -1,7 +1,7 @@
 //! Refusals as problem details (RFC 9457), `application/problem+json`.
 //!
 //! Invariant: status, title and `type` come from the one table of codes ([`Code`]), and every refusal that leaves
-//! Tollgate is written here, so clients meet one shape. No cache may store it: but for a 429, which none may anyway, it says so.
+//! Tollgate is written here, so clients meet one shape. It is always answered with `Cache-Control: no-store`.
 
 use super::json::{List, Object, quoted};
 use crate::domain::decision::{Code, Tier};

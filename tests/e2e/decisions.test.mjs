@@ -66,7 +66,8 @@ test("a refused limit is said as the plan of now says it, however often it was r
       limit: { name: "calls", tenant: id, level: 0, quota, cost: 1 }, "violated-policies": ["calls"], tenant: id,
     });
     assert.deepEqual(told(answer), { serial: String(snapshot.serial), age: String(snapshot.age_ms), tier, id: request_id });
-    const { "retry-after": retry, ratelimit, "ratelimit-policy": policy } = answer.headers;
+    const { "content-type": type, "cache-control": cache, "retry-after": retry, ratelimit, "ratelimit-policy": policy } = answer.headers;
+    assert.deepEqual([type, cache], ["application/problem+json", "no-store"]);
     assert.deepEqual([retry, ratelimit, policy], [String(retry_after), `"calls";r=0;t=${retry_after}`, `"calls";q=${quota};w=600`]);
     return `${retry_after} ${tier}`;
   };
