@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::api_key::{KeyHash, Mode};
 use super::catalog::{Catalog, Charge, Recording};
@@ -134,7 +135,7 @@ pub enum Counted {
 }
 
 /// The words that a count is reported under: in which minute, with which key, as what.
-type Label = Latest<(u64, KeyId, Counted), String>;
+type Label = Latest<(u64, KeyId, Counted), Arc<str>>;
 
 /// What an answer to a refusal says (its body, what is left, its other headers), as far as it is the same for this code, this limit
 /// and this many seconds until asking again may help.
@@ -572,7 +573,7 @@ impl Way {
         mode: Mode,
         route: &dyn fmt::Display,
         now: UnixMillis,
-    ) -> &str {
+    ) -> &Arc<str> {
         let minute = now.0 / 60_000;
         let label = if counted == Counted::Used { &mut self.used } else { &mut self.shown_only };
         label.of((minute, key, counted), || {
@@ -583,6 +584,7 @@ impl Way {
                 Counted::Observed(code) => format!("{minute} {meter} {mode} {key} observed {code} {route}"),
                 Counted::Refused(code) => format!("{minute} {meter} {mode} {key} refused {code} {route}"),
             }
+            .into()
         })
     }
 }

@@ -91,7 +91,7 @@ fn at_once(head: &str, room: String, now: f64) -> Option<String> {
     isolate::with(|isolate| {
         let asked = Asked { id: isolate.request_id(now), now };
         let config = &isolate.config;
-        if let Some(standpoint) = isolate.gate.recall(head, now) {
+        if let Some(standpoint) = &mut isolate.gate.recall(head, now) {
             let verdict = decided(standpoint, config, &mut isolate.kept, asked, room)?;
             return Some(isolate.kept.shorten(verdict));
         }
@@ -100,13 +100,13 @@ fn at_once(head: &str, room: String, now: f64) -> Option<String> {
         if request.method == "OPTIONS" {
             return None;
         }
-        let verdict = match isolate.gate.walk(&request, &config.api_keys) {
+        let verdict = match &mut isolate.gate.walk(&request, &config.api_keys) {
             Step::Elsewhere | Step::Preflight(_) => return None,
-            Step::Missing(keys) => return unread(isolate, &keys),
+            Step::Missing(keys) => return unread(isolate, keys),
             Step::Refuse(refused) => {
                 let mut verdict = Verdict::at_once(room);
-                behind_refusal(&refused, &mut verdict);
-                config.voice.refusal(&refused, asked, verdict)
+                behind_refusal(refused, &mut verdict);
+                config.voice.refusal(refused, asked, verdict)
             }
             Step::Way(standpoint) => decided(standpoint, config, &mut isolate.kept, asked, room)?,
         };
@@ -117,7 +117,7 @@ fn at_once(head: &str, room: String, now: f64) -> Option<String> {
 
 /// What memory alone says to a request whose key, route and feature are settled, if that is enough.
 fn decided(
-    mut standpoint: Standpoint<'_, '_>,
+    standpoint: &mut Standpoint<'_, '_>,
     config: &Config,
     kept: &mut Kept,
     asked: Asked,
@@ -136,21 +136,21 @@ fn decided(
     let passed = match outcome {
         Outcome::Ask => return None,
         Outcome::Refuse(reason) => {
-            tally::refused(&mut standpoint, reason.code, asked.id, now);
-            behind(&mut standpoint, now, &mut verdict);
-            return Some(config.voice.refuse(&mut standpoint, &reason, Tier::Isolate, asked, verdict));
+            tally::refused(standpoint, reason.code, asked.id, now);
+            behind(standpoint, now, &mut verdict);
+            return Some(config.voice.refuse(standpoint, &reason, Tier::Isolate, asked, verdict));
         }
         Outcome::Admit(tier) => {
-            tally::admitted(&mut standpoint, now);
+            tally::admitted(standpoint, now);
             Passed::by(tier)
         }
         Outcome::Observed(code) => {
-            tally::observed(&mut standpoint, code, asked.id, now);
+            tally::observed(standpoint, code, asked.id, now);
             Passed::despite(code, Tier::Isolate)
         }
     };
-    behind(&mut standpoint, now, &mut verdict);
-    Some(config.voice.pass(&mut standpoint, kept, passed, asked, verdict))
+    behind(standpoint, now, &mut verdict);
+    Some(config.voice.pass(standpoint, kept, passed, asked, verdict))
 }
 
 /// Decides like [`warm`] once the document that was missing is read: `text`, which KV shows under `name`.

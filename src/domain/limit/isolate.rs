@@ -3,6 +3,8 @@
 //! Invariant: of a lease at most its tokens are spent, none after its deadline, and none that was given back. The deadline
 //! runs from the first send of the ask, which precedes the lease's start at the limiter.
 
+use std::sync::Arc;
+
 use super::message::{
     Ask, Call, Code, Cost, Denial, Grant, Incarnation, LeaseId, Line, Op, OpId, Outcome, Reply, Report, Reserve, Tag,
     Take, Usage,
@@ -145,7 +147,7 @@ struct Held {
 #[derive(Clone, Debug, Hash)]
 struct Count {
     paid: Option<(Slot, LeaseId)>,
-    label: String,
+    label: Arc<str>,
     units: u64,
     last: Option<RequestId>,
 }
@@ -363,18 +365,20 @@ impl Isolate {
     pub fn count(
         &mut self,
         paid: Option<(Slot, LeaseId)>,
-        label: &str,
+        label: &Arc<str>,
         units: u64,
         last: Option<RequestId>,
         now: UnixMillis,
     ) {
-        if let Some(count) = self.counts.iter_mut().find(|count| count.paid == paid && count.label == label) {
+        // Most often it is the very same label.
+        let is_same = |other: &Arc<str>| Arc::ptr_eq(other, label) || other == label;
+        if let Some(count) = self.counts.iter_mut().find(|count| count.paid == paid && is_same(&count.label)) {
             count.units = count.units.saturating_add(units);
             count.last = last;
             return;
         }
         if self.counts.len() < LINES {
-            self.counts.push(Count { paid, label: label.to_owned(), units, last });
+            self.counts.push(Count { paid, label: Arc::clone(label), units, last });
         }
         if self.counts.len() == 1 {
             // Somebody has to stay to report it.
@@ -495,7 +499,7 @@ impl Isolate {
         let mut lines = Vec::with_capacity(reporting.counts.len());
         for Count { paid, label, units, last } in &reporting.counts {
             let paid = paid.map(|(slot, lease)| (self.add(call, slot.0, None, now), lease));
-            lines.push(Line { paid, label: label.clone(), units: *units, last: *last });
+            lines.push(Line { paid, label: label.as_ref().to_owned(), units: *units, last: *last });
         }
         call.usage = Some(Usage { number: reporting.number, lines });
         self.reporting = Some(reporting);

@@ -870,7 +870,7 @@ fn nothing_comes_back_of_a_rate() {
 #[test]
 fn what_was_counted_is_told_without_a_lease() {
     let mut isolate = Isolate::new(Incarnation(1));
-    isolate.count(None, "refused", 3, None, at(0));
+    isolate.count(None, &"refused".into(), 3, None, at(0));
     let told_at = isolate.wakes_at().expect("somebody has to stay");
     assert!(told_at <= at(TTL_MS) && isolate.renew(told_at).is_some_and(|call| call.usage.is_some()));
 }

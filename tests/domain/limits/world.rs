@@ -619,7 +619,7 @@ impl World {
                     if self.setup.limits[*limit].recording == Recording::Leased {
                         let slot = self.stations[site].slots[*limit];
                         let payer = self.stations[site].isolate.payer(slot);
-                        self.stations[site].isolate.count(Some((slot, payer)), "minute", *cost, None, now);
+                        self.stations[site].isolate.count(Some((slot, payer)), &"minute".into(), *cost, None, now);
                         self.counted += cost;
                     }
                 }
