@@ -9,7 +9,7 @@ use super::catalog::{Catalog, Recording};
 use super::decision::Code;
 use super::gate::limit_code;
 use super::id::{KeyId, TenantId};
-use super::limit::{self, Admission, Call, OpId, Slot, Ticket, Verdict};
+use super::limit::{self, Admission, Call, OpId, Slot, Tag, Ticket, Verdict};
 use super::name::{FeatureName, MeterName};
 use super::outbox;
 use super::resident::{Asked, Counted, Resident, Shown, Way};
@@ -117,9 +117,9 @@ pub fn assess(
         return Assessed { findings, ..decided };
     }
     if peek {
-        for (finding, way) in findings.iter_mut().zip(&ways) {
-            if way.charges.iter().any(|charge| resident.limits.remaining(charge.slot) < charge.cost) {
-                finding.refuse(Code::RateLimited, None);
+        for charge in &charges {
+            if let Some(code) = resident.limits.lacks(charge) {
+                refuse(&mut findings, charge.slot, limit_code(code), None);
             }
         }
         return Assessed { findings, ..decided };
@@ -139,7 +139,7 @@ pub fn assess(
             Assessed { findings, ..decided }
         }
         Admission::Deny { slot, code, retry_after_ms } => {
-            refuse(&mut findings, slot, limit_code(code), retry_after_ms);
+            refuse(&mut findings, slot, limit_code(code), Some(retry_after_ms));
             Assessed { findings, ..decided }
         }
         Admission::Ask => {
@@ -147,7 +147,7 @@ pub fn assess(
             let events: Vec<_> = events.collect();
             let reversals = events.iter().map(outbox::Event::reversed).collect();
             let tenant = resident.tenant().tenant;
-            let (call, ticket) = resident.limits.take(id, None, &charges, events, None, now);
+            let (call, ticket) = resident.limits.take(id, Some(tag(tenant, key, checks)), &charges, events, None, now);
             Assessed { findings, pending: Some(Pending { tenant, call, ticket, reversals }) }
         }
     }
@@ -170,7 +170,7 @@ pub fn conclude(
             let refuser = slots.copied().find(|slot| limits.key(*slot) == Some(&denial.key));
             let code = limit_code(denial.code);
             match refuser {
-                Some(slot) => refuse(findings, slot, code, denial.retry_after_ms),
+                Some(slot) => refuse(findings, slot, code, Some(denial.retry_after_ms)),
                 None => findings.iter_mut().for_each(|finding| finding.refuse(code, Some(denial.retry_after_ms))),
             }
         }
@@ -183,10 +183,23 @@ pub fn conclude(
     }
 }
 
-fn refuse(findings: &mut [Finding], slot: Slot, code: Code, retry_after_ms: u64) {
+fn refuse(findings: &mut [Finding], slot: Slot, code: Code, retry_after_ms: Option<u64>) {
     for finding in findings.iter_mut().filter(|finding| finding.slots.contains(&slot)) {
-        finding.refuse(code, Some(retry_after_ms));
+        finding.refuse(code, retry_after_ms);
     }
+}
+
+/// What a large cost keeps its place under while it is refused: who asks for what.
+fn tag(tenant: TenantId, key: KeyId, checks: &[Check]) -> Tag {
+    let mut what = format!("{tenant} {key}");
+    for Check { feature, meter, cost } in checks {
+        let (feature, meter) = (feature.as_ref().map(FeatureName::as_str), meter.as_ref().map(MeterName::as_str));
+        for word in [feature, meter, Some(&cost.to_string())] {
+            what.push(' ');
+            what.push_str(word.unwrap_or("-"));
+        }
+    }
+    Tag::of(&what)
 }
 
 /// What all ways together take from each limit.

@@ -220,17 +220,18 @@ impl Isolate {
             let Some(account) = self.accounts.get_mut(charge.slot.0) else {
                 continue;
             };
-            if account.covers(charge.cost, now) {
+            if charge.cost > account.rule.policy.capacity() {
+                return Admission::Deny { slot: charge.slot, code: Code::CostTooLarge, retry_after_ms: 0 };
+            }
+            // No limit refuses what costs nothing.
+            if charge.cost == 0 || account.covers(charge.cost, now) {
                 continue;
             }
             if let Some(retry_after_ms) = account.renewal.refuses(charge.cost, now) {
                 account.renewal.note(charge.cost);
                 // Behind most refusals there is nothing to send: a flood of them must cost no more than it has to.
                 self.due |= now >= account.renewal.asks_from();
-                let code = match account.rule.policy.ends() {
-                    None => Code::RateLimited,
-                    Some(_) => Code::QuotaExhausted,
-                };
+                let code = account.exhausted();
                 refused = refused.or(Some(Admission::Deny { slot: charge.slot, code, retry_after_ms }));
             }
         }
@@ -261,6 +262,16 @@ impl Isolate {
     #[must_use]
     pub fn remaining(&self, slot: Slot) -> u64 {
         self.accounts.get(slot.0).map_or(0, |account| account.remaining)
+    }
+
+    /// Why a cost would be refused, by what the limiter last said it had left.
+    #[must_use]
+    pub fn lacks(&self, charge: &Charge) -> Option<Code> {
+        let account = self.accounts.get(charge.slot.0)?;
+        if charge.cost > account.rule.policy.capacity() {
+            return Some(Code::CostTooLarge);
+        }
+        (account.remaining < charge.cost).then(|| account.exhausted())
     }
 
     /// Whether [`Self::renew`] may have something to send behind this reply.
@@ -424,6 +435,8 @@ impl Isolate {
         }
         match reply.and_then(|reply| reply.outcome.as_ref()).map(|outcome| &outcome.1) {
             Some(Outcome::Admit) if now.since(ticket.sent) <= WAIT_MS => Verdict::Admit,
+            // The window ended, or the rule did, before the limiter heard of it: nothing was decided.
+            Some(Outcome::Deny(Denial { code: Code::Expired | Code::UnknownLimit, .. })) => Verdict::Unknown,
             Some(Outcome::Deny(denial)) => {
                 for (slot, cost) in &ticket.costs {
                     let Some(account) = self.accounts.get_mut(slot.0) else { continue };
@@ -523,6 +536,14 @@ impl Isolate {
 }
 
 impl Account {
+    /// What it is called when there is nothing left.
+    const fn exhausted(&self) -> Code {
+        match self.rule.policy.ends() {
+            None => Code::RateLimited,
+            Some(_) => Code::QuotaExhausted,
+        }
+    }
+
     #[inline]
     fn covers(&self, cost: u64, now: UnixMillis) -> bool {
         self.live.iter().any(|held| held.left >= cost && now < held.deadline)

@@ -181,11 +181,12 @@ impl Limiter {
             (tokens, take) = (0, take || !pooled);
         }
         let scarce = tokens < want.min(share.max(1)) && free.saturating_sub(tokens) < policy.capacity() / 8 && !take;
-        // A pool is short while its next piece is under way.
-        let retry_after_ms = match (scarce, pooled) {
-            (false, _) => 0,
-            (true, true) => 200,
-            (true, false) => pace(policy, others),
+        // A pool is short while its next piece is under way. That says nothing of a quota, which is refused until its end: each
+        // asks for itself.
+        let retry_after_ms = match (scarce, pooled, policy) {
+            (false, ..) | (true, true, Policy::Quota { .. }) => 0,
+            (true, true, Policy::Rate { .. }) => 200,
+            (true, false, _) => pace(policy, others),
         };
         let lease = LeaseId(self.head.last_lease + 1);
         if tokens > 0 {

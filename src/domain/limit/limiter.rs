@@ -268,10 +268,13 @@ impl Limiter {
         let allowance = self.rows.get_mut::<Allowance>(k)?;
         allowance.heard = now;
         allowance.depth = allowance.depth.max(call.depth);
-        if believed && rule.rev.is_newer_than(allowance.rule.rev) && rule.above == allowance.rule.above {
+        let held = &allowance.rule;
+        // What was granted until an instant ends at it by itself: the same documents say another thing from then on.
+        let ended = held.valid_until <= now && rule.rev == held.rev && rule.policy != held.policy;
+        if believed && rule.above == held.above && (rule.rev.is_newer_than(held.rev) || ended) {
             change_policy(allowance, rule.policy, open);
             allowance.rule = rule.clone();
-        } else if rule.rev == allowance.rule.rev {
+        } else if rule.rev == held.rev && rule.policy == held.policy {
             allowance.rule.valid_until = allowance.rule.valid_until.max(rule.valid_until);
         }
         Some(k)

@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::policy::{LimitKey, Rev, Rule};
 use crate::domain::closed::closed;
@@ -65,6 +66,15 @@ hex_ids! {
     OpId,
     /// What a refused large cost keeps its place under: the same when its caller asks again (a hash of who asks for what).
     Tag,
+}
+
+impl Tag {
+    /// The tag of those who ask for this.
+    #[must_use]
+    pub fn of(what: &str) -> Self {
+        let hash = Sha256::digest(what.as_bytes());
+        Self(hash.iter().take(16).fold(0, |bits, byte| (bits << 8) | u128::from(*byte)))
+    }
 }
 
 /// A lease, by its limiter's own count. Never used twice.

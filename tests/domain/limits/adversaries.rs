@@ -929,3 +929,61 @@ fn behind_most_refusals_there_is_nothing_to_send() {
     }
     assert!(refused > 9_900 && sent * 100 < refused, "{sent} times behind {refused} refusals");
 }
+
+/// An override of a limit ends by itself: no document changes, and yet it is the plan's own limit from then on, raised or lowered.
+#[test]
+fn what_was_granted_until_an_instant() {
+    let until = 10_000;
+    for (granted, policy) in [(rate(1_000, 1_000), rate(10, 20)), (rate(10, 20), rate(1_000, 1_000))] {
+        let granted = Rule { valid_until: at(until), ..rule(granted, 1) };
+        let plan = rule(policy, 1);
+        let mut limiter = limiter();
+        assert_eq!(drain(&mut limiter, &granted, 0, 0), granted.policy.capacity());
+        // An isolate whose clock is ahead ends nothing.
+        let early = drain(&mut limiter, &plan, 10_000, until - 1);
+        assert_eq!(early, granted.policy.capacity());
+        let late = take(&mut limiter, &granted, 20_000, None, 1, until);
+        assert!(matches!(late, Outcome::Deny(denial) if denial.code == Code::Expired));
+        assert!(drain(&mut limiter, &plan, 30_000, until) <= policy.capacity());
+        // Nor does one whose clock is behind bring it back.
+        take(&mut limiter, &granted, 40_000, None, 1, until + 1);
+        assert_eq!(drain(&mut limiter, &plan, 50_000, until + 60_000), policy.capacity());
+    }
+}
+
+/// A pool of a quota is empty until its first piece arrives. That is no reason to say that the quota is used up.
+#[test]
+fn a_quota_whose_pool_is_empty() {
+    let shared = pooled(quota(1_000_000));
+    let mut child = limiter();
+    let mut isolate = Isolate::new(Incarnation(1));
+    let charge = [Charge { slot: isolate.resolve(&shared), cost: 1 }];
+    for n in 0..10 {
+        assert_eq!(isolate.admit(&charge, at(n)), Admission::Ask);
+        let (call, _) = isolate.take(OpId(n.into()), None, &charge, vec![], None, at(n));
+        let (reply, _) = child.step(&call, at(n));
+        isolate.answered(&reply, at(n));
+    }
+}
+
+/// A dry limit says of a cost that can never be paid what it always says, and refuses nothing that costs nothing.
+#[test]
+fn costs_at_both_ends_of_a_dry_limit() {
+    let dry = rule(rate(1, 8), 1);
+    let mut limiter = limiter();
+    let mut isolate = Isolate::new(Incarnation(1));
+    let charge = |isolate: &mut Isolate, cost| [Charge { slot: isolate.resolve(&dry), cost }];
+    let one = charge(&mut isolate, 1);
+    for n in 0..20 {
+        if isolate.admit(&one, at(n)) == Admission::Ask {
+            let (call, ticket) = isolate.take(OpId(n.into()), None, &one, vec![], None, at(n));
+            let reply = limiter.step(&call, at(n)).0;
+            isolate.answered(&reply, at(n));
+            isolate.verdict(ticket, Some(&reply), at(n));
+        }
+    }
+    assert!(matches!(isolate.admit(&one, at(20)), Admission::Deny { code: Code::RateLimited, .. }));
+    let (never, nothing) = (charge(&mut isolate, 9), charge(&mut isolate, 0));
+    assert!(matches!(isolate.admit(&never, at(20)), Admission::Deny { code: Code::CostTooLarge, .. }));
+    assert!(!matches!(isolate.admit(&nothing, at(20)), Admission::Deny { .. }));
+}
