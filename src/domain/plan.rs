@@ -145,8 +145,23 @@ impl Amount {
         }
     }
 
-    /// Both together. A rate of another interval is brought to this one's, rounded up so that nothing of it is lost; amounts
-    /// of different kinds do not add, and this one stays.
+    /// More than any limit holds.
+    const BEYOND: Self = Self::Rate { units: (1 << 53) - 1, per_ms: 1, burst: (1 << 53) - 1 };
+
+    /// Whether `part` can be taken out of it: it is of the same kind and period, and no more.
+    #[must_use]
+    pub fn holds(self, part: Self) -> bool {
+        match (self, part) {
+            (Self::Rate { units, per_ms, burst }, Self::Rate { units: some, per_ms: of_ms, burst: fewer }) => {
+                fewer <= burst && u128::from(some) * u128::from(per_ms) <= u128::from(units) * u128::from(of_ms)
+            }
+            (Self::Quota { units, per }, Self::Quota { units: some, per: same }) => some <= units && per == same,
+            (Self::Rate { .. }, Self::Quota { .. }) | (Self::Quota { .. }, Self::Rate { .. }) => false,
+        }
+    }
+
+    /// Both together. A rate of another interval is brought to this one's, rounded up so that nothing of it is lost. Amounts of
+    /// different kinds or periods do not add: no limit holds both.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         match (self, other) {
@@ -158,10 +173,10 @@ impl Amount {
                     burst: burst.saturating_add(further),
                 }
             }
-            (Self::Quota { units, per }, Self::Quota { units: more, .. }) => {
+            (Self::Quota { units, per }, Self::Quota { units: more, per: same }) if per == same => {
                 Self::Quota { units: units.saturating_add(more), per }
             }
-            (Self::Rate { .. }, Self::Quota { .. }) | (Self::Quota { .. }, Self::Rate { .. }) => self,
+            (Self::Rate { .. } | Self::Quota { .. }, _) => Self::BEYOND,
         }
     }
 }

@@ -507,7 +507,8 @@ impl Resident {
             relations: &ancestor.relations,
         });
         let chain: Vec<Holder<'_>> = std::iter::once(own).chain(above).collect();
-        let mut bounds = Vec::new();
+        let valid_until = self.document.expires;
+        let mut bounds: Vec<Bound> = Vec::new();
         for (level, owner) in chain.iter().enumerate() {
             let Some((subscription, held)) =
                 owner.level.subscription.as_ref().zip(self.plans.get(level).and_then(Option::as_ref))
@@ -516,30 +517,29 @@ impl Resident {
             };
             for (name, limit) in held.document.body.content.limits.iter().filter(|(_, limit)| limit.meter == *meter) {
                 let source = Resolving { mode, now, catalog: self.catalog, held, anchor: subscription.anchor };
+                let own = owner.level.limits.get(name).filter(|own| own.until.is_none_or(|until| now < until));
+                let until = own.and_then(|own| own.until).map_or(valid_until, |ends| valid_until.min(ends));
+                let amount = own.map_or(limit.amount, |own| own.amount);
+                let carved = owner.level.carved.get(name).filter(|carved| amount.holds(**carved));
                 // From this tenant up to the owner: a cap adds a bucket on the way, a carve ends it.
-                let carved =
-                    chain.iter().take(level).enumerate().any(|(below, holder)| match holder.relations.get(name) {
-                        None | Some(Relation::Share) => false,
-                        Some(Relation::Cap(amount)) => {
-                            bounds.push(source.bound(holder, below, name, *amount, self.document.expires));
-                            false
-                        }
-                        Some(Relation::Carve(amount)) => {
-                            bounds.push(source.bound(holder, below, name, *amount, self.document.expires));
-                            true
-                        }
-                    });
-                if !carved {
-                    let own = owner.level.limits.get(name).filter(|own| own.until.is_none_or(|until| now < until));
-                    let mut until = self.document.expires;
-                    if let Some(ends) = own.and_then(|own| own.until) {
-                        until = until.min(ends);
+                let apart = chain.iter().take(level).enumerate().any(|(below, holder)| {
+                    let (amount, apart) = match holder.relations.get(name) {
+                        None | Some(Relation::Share) => return false,
+                        Some(Relation::Cap(amount)) => (amount, false),
+                        Some(Relation::Carve(amount)) => (amount, below + 1 == level && carved.is_some()),
+                    };
+                    let mut bound = source.bound(holder, below, name, *amount, if apart { until } else { valid_until });
+                    bound.rule.carved = apart;
+                    // Where two levels above have a limit of this name, there is still one cap.
+                    if !bounds.iter().any(|other| other.rule.key == bound.rule.key) {
+                        bounds.push(bound);
                     }
-                    let amount = own.map_or(limit.amount, |own| own.amount);
+                    apart
+                });
+                if !apart {
                     let mut bound = source.bound(owner, level, name, amount, until);
-                    if let Some(piece) = owner.level.carved.get(name) {
-                        let piece = source.policy(*piece).0;
-                        bound.rule.policy = limit::carve(bound.rule.policy, &[piece]);
+                    if let Some(carved) = carved {
+                        bound.rule.policy = limit::carve(bound.rule.policy, &[source.policy(*carved).0]);
                     }
                     bounds.push(bound);
                 }
@@ -648,6 +648,7 @@ impl Resolving<'_> {
             valid_until: until,
             above: u8::try_from(level).unwrap_or(u8::MAX),
             recording: limit::Recording::Unmetered,
+            carved: false,
         };
         Bound { rule, name: name.clone(), tenant: holder.tenant, level, shown: Some(shown), until }
     }
@@ -670,6 +671,7 @@ fn counted(tenant: TenantId, meter: &MeterName, mode: Mode, rev: Rev, until: Uni
     let name = LimitName::for_count_of(meter);
     let policy = Policy::Quota { amount: (1 << 53) - 1, ends: UnixMillis((1 << 53) - 1) };
     let key = LimitKey { tenant, limit: name.clone(), mode, window: Some(UnixMillis(0)) };
-    let rule = Rule { key, policy, rev, valid_until: until, above: 0, recording: limit::Recording::Unmetered };
+    let recording = limit::Recording::Unmetered;
+    let rule = Rule { key, policy, rev, valid_until: until, above: 0, recording, carved: false };
     Bound { rule, name, tenant, level: 0, shown: None, until }
 }

@@ -141,7 +141,8 @@ pub enum Relation {
     Share,
     /// It draws on the ancestor's limit, and never more than this.
     Cap(Amount),
-    /// This part of the ancestor's limit is its own, and the ancestor's is the smaller for it.
+    /// This part of its parent's limit is its own, and the parent's is the smaller for it. What is not there to be carved (of another
+    /// kind, more than the parent has for all of its children, or of a limit further up) is a cap: nobody gets more than the whole.
     Carve(Amount),
 }
 

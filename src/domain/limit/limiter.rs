@@ -219,7 +219,9 @@ impl Limiter {
             };
             let over = match allowance.rule.policy {
                 Policy::Quota { ends, .. } => now.since(ends) > GRACE_MS,
-                Policy::Rate { burst, .. } => allowance.rule.above > 0 || allowance.avail >= burst,
+                Policy::Rate { burst, .. } => {
+                    allowance.rule.above > 0 || (allowance.avail >= burst && !allowance.rule.carved)
+                }
             };
             let held = self.open(k) > 0
                 || self.rows.about::<Past>(k).next().is_some()
@@ -248,7 +250,8 @@ impl Limiter {
             }
             let k = self.head.last_key + 1;
             self.head.last_key = k;
-            let avail = if rule.above == 0 { rule.policy.capacity() } else { 0 };
+            let empty = rule.above > 0 || (rule.carved && rule.policy.ends().is_none());
+            let avail = if empty { 0 } else { rule.policy.capacity() };
             let allowance = Allowance {
                 rule: rule.clone(),
                 avail,

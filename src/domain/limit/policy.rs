@@ -159,6 +159,10 @@ pub struct Rule {
     /// How use is recorded.
     #[serde(default)]
     pub recording: Recording,
+    /// Whether it is carved out of another limit. What that had lent when this was carved may still be spent, so a rate begins with
+    /// nothing; its burst fills as time passes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub carved: bool,
 }
 
 /// What is left to a parent after its children's carves: rates and bursts are subtracted, never below zero, rounding down.

@@ -26,6 +26,7 @@ fn rule(policy: Policy, rev: u64) -> Rule {
         valid_until: UnixMillis(9_000_000_000_000),
         above: 0,
         recording: Recording::Unmetered,
+        carved: false,
     }
 }
 

@@ -28,6 +28,7 @@ fn an_admission_takes_nanoseconds() {
                     valid_until: UnixMillis(9_000_000_000_000),
                     above: 0,
                     recording: Recording::Unmetered,
+                    carved: false,
                 });
                 Charge { slot, cost: 1 }
             })

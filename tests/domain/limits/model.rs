@@ -125,6 +125,7 @@ fn rule(above: u8) -> Rule {
         valid_until: UnixMillis(9_000_000_000_000),
         above,
         recording: Recording::Unmetered,
+        carved: false,
     }
 }
 

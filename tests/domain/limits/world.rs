@@ -427,6 +427,7 @@ impl World {
             valid_until: UnixMillis(9_000_000_000_000),
             above,
             recording: about.recording,
+            carved: false,
         }
     }
 
