@@ -59,7 +59,7 @@ const TEAMS = [
   { slug: "acme-research", name: "Acme Research", relation: { carve: amount(200, 600) } },
 ];
 
-/** Publishes the demo data. Returns the keys and the curl lines that `npm start` prints. */
+/** Publishes the demo data. Returns the API keys, by slug. */
 export async function seed({ url, operatorKey }) {
   const call = async (method, path, body) => {
     const response = await fetch(`${url}${path}`, {
@@ -82,15 +82,19 @@ export async function seed({ url, operatorKey }) {
     if (relation) await call("PUT", `/v1/admin/tenants/${made[team.slug].id}/relations/requests`, relation);
   }
 
-  const key = (slug) => made[slug].api_key;
+  return Object.fromEntries(Object.entries(made).map(([slug, { api_key }]) => [slug, api_key]));
+}
+
+/** The keys and the curl lines that `npm start` prints, for a gate at `url`. */
+export function shown(url, keys) {
   const plans = { hobby: "Free", studio: "Pro, in the EU", agency: "Pro", bank: "Enterprise, in the EU", acme: "Enterprise, an organisation",
     "acme-web": "its team that shares the limit", "acme-mobile": "its team that is capped", "acme-research": "its team with a part of its own" };
   return {
-    keys: Object.keys(made).map((slug) => ({ label: `${slug.padEnd(14)} ${plans[slug].padEnd(32)}`, key: key(slug) })),
+    keys: Object.entries(keys).map(([slug, key]) => ({ label: `${slug.padEnd(14)} ${plans[slug].padEnd(32)}`, key })),
     curls: [
-      { says: "Allowed", line: `curl -i ${url}/gate/api/v1/reports -H 'X-API-Key: ${key("hobby")}'` },
-      { says: "Refused for its plan", line: `curl -i ${url}/gate/api/v1/analytics -H 'X-API-Key: ${key("hobby")}'` },
-      { says: "Refused for its rate: 20 at once, where the plan allows 5", line: `curl -s -o /dev/null -w '%{http_code} ' --parallel --parallel-immediate '${url}/gate/api/v1/reports?n=[1-20]' -H 'X-API-Key: ${key("hobby")}'` },
+      { says: "Allowed", line: `curl -i ${url}/gate/api/v1/reports -H 'X-API-Key: ${keys.hobby}'` },
+      { says: "Refused for its plan", line: `curl -i ${url}/gate/api/v1/analytics -H 'X-API-Key: ${keys.hobby}'` },
+      { says: "Refused for its rate: 20 at once, where the plan allows 5", line: `curl -s -o /dev/null -w '%{http_code} ' --parallel --parallel-immediate '${url}/gate/api/v1/reports?n=[1-20]' -H 'X-API-Key: ${keys.hobby}'` },
     ],
   };
 }

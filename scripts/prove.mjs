@@ -6,7 +6,8 @@
 //
 // A proof is a program (tests/proofs.mjs lists them). Exit code 0 means proved. Lines of its output that are JSON objects are its
 // figures. A result holds for exactly the files it was made from and the command that made it: it is kept in
-// .tollgate/proofs and made again when any of them changed. The report goes to reports/PROOFS-YYYY-MM-DD.md.
+// .tollgate/proofs and made again when any of them changed. The report goes to reports/PROOFS-YYYY-MM-DD.md, with the
+// names of those that were chosen behind the date.
 
 import { spawnSync } from "node:child_process";
 import fs from "node:fs";
@@ -70,7 +71,7 @@ async function prove(proof, key, file) {
 const shown = ({ command: words, env = {} }) => [...Object.entries(env).map(([name, value]) => `${name}=${value}`), ...words].map((word) => (/[\s"'$*]/.test(word) ? `'${word}'` : word)).join(" ");
 const cell = (value) => String(typeof value === "object" ? JSON.stringify(value) : value).replaceAll("|", "\\|");
 
-function report(results, expected) {
+function report(results, expected, only) {
   const version = (name) => JSON.parse(fs.readFileSync(path.join(root, "node_modules", name, "package.json"), "utf8")).version;
   const date = new Date().toISOString().slice(0, 10);
   const proved = results.filter((result) => result.proved).length;
@@ -92,7 +93,7 @@ function report(results, expected) {
     if (!figures.length || !result.proved) lines.push("```text", ...result.tail, "```");
   }
   fs.mkdirSync(reportsDir, { recursive: true });
-  const file = path.join(reportsDir, `PROOFS-${date}.md`);
+  const file = path.join(reportsDir, `${["PROOFS", date, ...only].join("-")}.md`);
   fs.writeFileSync(file, `${lines.join("\n")}\n`);
   return path.relative(root, file);
 }
@@ -122,9 +123,9 @@ await command(async () => {
       say(`  ${proof.name}: proved on ${kept.at.slice(0, 16).replace("T", " ")} from the same sources, in ${kept.seconds} s`);
       results.push(kept);
     } else results.push(await prove(proof, key, file));
-    report(results, chosen.length); // what is there so far, if it is interrupted
+    report(results, chosen.length, only); // what is there so far, if it is interrupted
   }
   const failed = results.filter((result) => !result.proved).map(({ name }) => name);
-  say(`\n${results.length - failed.length} of ${results.length} proved in ${sinceBegan()}. Report: ${report(results, chosen.length)}`);
+  say(`\n${results.length - failed.length} of ${results.length} proved in ${sinceBegan()}. Report: ${report(results, chosen.length, only)}`);
   if (failed.length) throw new Missing(`Not proved: ${failed.join(", ")}`);
 });

@@ -11,7 +11,7 @@ export const config = () => parse(fs.readFileSync(path.join(root, "wrangler.toml
 /** New values for the secrets that wrangler.toml names, in the form it states. */
 export function generateSecrets() {
   const secret = () => randomBytes(32).toString("base64url");
-  return { DOCUMENT_KEYS: `1:${secret()}`, API_KEY_KEYS: secret(), ORIGIN_KEY: secret(), OPERATOR_KEY: `tg_op_${secret()}` };
+  return { DOCUMENT_KEYS: `2:${secret()},1:${secret()}`, API_KEY_KEYS: secret(), ORIGIN_KEY: secret(), OPERATOR_KEY: `tg_op_${secret()}` };
 }
 
 /** The secrets of this checkout, made once. A secret that is new in wrangler.toml is added; the others stay. */

@@ -12,15 +12,20 @@ import { Missing, checkMachine, command, has, inPinnedNode, option, say, sinceBe
 
 const port = Number(option("port") ?? 8787);
 const state = path.join(stateDir, "state");
-/** What the demo printed: API keys are shown once, so what shows them again must have kept them. It ends with the state. */
+/** The demo's API keys: they are shown once, so what shows them again must have kept them. They end with the state. */
 const demoFile = path.join(state, "demo.json");
+/** There while the demo is being made: what was interrupted is begun anew, state and all. */
+const halfMadeFile = path.join(state, "demo.half-made");
 
 async function demo(local) {
-  if (fs.existsSync(demoFile)) return JSON.parse(fs.readFileSync(demoFile, "utf8"));
-  const { seed } = await import("./demo.mjs");
-  const shown = await step("demo data, through the operator API", () => seed({ url: local.url, operatorKey: local.secrets.OPERATOR_KEY }));
-  fs.writeFileSync(demoFile, JSON.stringify(shown, null, 2));
-  return shown;
+  const { seed, shown } = await import("./demo.mjs");
+  if (!fs.existsSync(demoFile)) {
+    fs.writeFileSync(halfMadeFile, "");
+    const keys = await step("demo data, through the operator API", () => seed({ url: local.url, operatorKey: local.secrets.OPERATOR_KEY }));
+    fs.writeFileSync(demoFile, JSON.stringify(keys, null, 2), { mode: 0o600 });
+    fs.rmSync(halfMadeFile);
+  }
+  return shown(local.url, JSON.parse(fs.readFileSync(demoFile, "utf8")));
 }
 
 await command(async () => {
@@ -29,7 +34,7 @@ await command(async () => {
   await build();
   await inPinnedNode();
 
-  if (has("fresh")) fs.rmSync(state, { recursive: true, force: true });
+  if (has("fresh") || fs.existsSync(halfMadeFile)) fs.rmSync(state, { recursive: true, force: true });
   fs.mkdirSync(state, { recursive: true });
   const { startLocal } = await import("./local.mjs");
   const local = await step("workerd and migrations", () => startLocal({ port, state, cron: true, onLog: (line) => say(`  | ${line}`) }));

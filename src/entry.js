@@ -105,6 +105,7 @@ function setAll(headers, said, values) {
 /** Sends an admitted request on, streaming both ways, and releases the answer when its use is recorded as its meter demands. */
 async function forward(lines, request, env, ctx) {
   const [, handle, release, target, url, callerAt] = lines;
+  const said = lines[9] ?? "";
   const headers = new Headers(request.headers);
   for (const name of stripped(headers)) headers.delete(name);
   if (request.headers.get("upgrade")?.toLowerCase() === "websocket") headers.set("upgrade", "websocket");
@@ -114,7 +115,7 @@ async function forward(lines, request, env, ctx) {
     client = keep(clients, place(lines[11], 0), lines.slice(12, end < 0 ? lines.length : end));
     setAll(headers, keep(callers, place(callerAt, 0), end < 0 ? [] : lines.slice(end + 1)), lines.slice(6, 9));
   }
-  const recorded = release === "record" ? tollgate.record(handle, env) : undefined;
+  const recorded = release === "record" ? tollgate.record(handle, said, env) : undefined;
   // A body of GET or HEAD means nothing (RFC 9110, 9.3.1), and the platform sends none.
   const body = request.method === "GET" || request.method === "HEAD" ? undefined : request.body;
   let answer;
@@ -125,9 +126,9 @@ async function forward(lines, request, env, ctx) {
   } catch (error) {
     console.error(`origin: ${error}`);
   }
-  const settled = await (recorded ?? (release === "settle" ? tollgate.settle(handle, answer?.status ?? 0, env) : undefined));
+  const settled = await (recorded ?? (release === "settle" ? tollgate.settle(handle, answer?.status ?? 0, said, env) : undefined));
   if (settled !== undefined) return act(settled, request, env, ctx);
-  if (answer === undefined) return act(tollgate.unreachable(Date.now()), request, env, ctx);
+  if (answer === undefined) return act(tollgate.unreachable(said, Date.now()), request, env, ctx);
   const response = answer.status === 101
     ? new Response(null, { status: 101, headers: answer.headers, webSocket: answer.webSocket })
     : new Response(answer.body, answer);
@@ -218,6 +219,9 @@ export default {
 /** After how long an alarm that has not rung is set again. */
 const OVERDUE_MS = 2_000;
 
+/** After how long an alarm that failed rings again. */
+const FAILED_MS = 10_000;
+
 /** A Durable Object around a Rust shell: a message is one transaction, and the alarm follows what the shell has to do. */
 class Shell extends DurableObject {
   #make;
@@ -271,8 +275,12 @@ class Shell extends DurableObject {
     try {
       if (this.shell.tick) this.#transact("tick", "");
       await this.shell.alarm();
-    } finally {
       this.#wake();
+    } catch (error) {
+      // The platform repeats an alarm that throws for two minutes or so, and then never again: this one does not throw.
+      console.error(error);
+      this.#alarm = undefined;
+      this.ctx.storage.setAlarm(Date.now() + FAILED_MS);
     }
   }
 

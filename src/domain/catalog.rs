@@ -61,6 +61,10 @@ pub struct Meter {
     /// When a request is charged.
     #[serde(default)]
     pub charge: Charge,
+    /// Whether requests of one key with the same `Idempotency-Key`, method and URL are one use, however often they come. Who calls
+    /// says so: a caller that sends one for all of its requests is billed once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idempotent: bool,
 }
 
 closed! {
@@ -178,6 +182,10 @@ impl Catalog {
             if meter.charge == Charge::Success && meter.recording == Recording::Leased {
                 let detail = "only an exact meter can be charged on success: set recording to exact".to_owned();
                 return wrong(format!("/meters/{name}/charge"), detail);
+            }
+            if meter.idempotent && meter.recording == Recording::Leased {
+                let detail = "a leased meter counts and names no use: set recording to exact".to_owned();
+                return wrong(format!("/meters/{name}/idempotent"), detail);
             }
         }
         let mut hosts: Map<&str, &OriginName> = Map::new();

@@ -153,17 +153,17 @@ pub fn assess(
     }
 }
 
-/// Brings the findings up to what the limiter said.
+/// Brings the findings up to what the limiter said; whether it said anything.
 pub fn conclude(
     resident: &mut Resident,
     (ticket, reversals): (Ticket, Vec<outbox::Event>),
     reply: Option<&limit::Reply>,
     findings: &mut [Finding],
     now: UnixMillis,
-) {
+) -> bool {
     let id = ticket.id();
     match resident.limits.verdict(ticket, reply, now) {
-        Verdict::Admit => {}
+        Verdict::Admit => true,
         Verdict::Deny(denial) => {
             let limits = &resident.limits;
             let slots = findings.iter().flat_map(|finding| &finding.slots);
@@ -173,12 +173,14 @@ pub fn conclude(
                 Some(slot) => refuse(findings, slot, code, Some(denial.retry_after_ms)),
                 None => findings.iter_mut().for_each(|finding| finding.refuse(code, Some(denial.retry_after_ms))),
             }
+            true
         }
         Verdict::Unknown => {
             resident.limits.forsake(id, reversals, now);
             for finding in findings.iter_mut() {
                 finding.refuse(Code::LimiterUnavailable, None);
             }
+            false
         }
     }
 }

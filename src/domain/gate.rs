@@ -232,7 +232,8 @@ impl Gate {
         let Errand { origin, method, path, query, known, number, begun } = self.met.get(text)?;
         let origin = catalog.origins.get(*origin)?;
         let resident = self.residents.get(known.resident)?;
-        let serves = resident.is_equipped(catalog.document.serial) && !resident.is_expired(now) && resident.serves();
+        let serves =
+            resident.is_equipped(catalog.document.serial, now) && !resident.is_expired(now) && resident.serves();
         let Standing::Good(key, mode) = resident.standing_at(known.place, known.id, now).filter(|_| serves)? else {
             return None;
         };
@@ -262,7 +263,12 @@ impl Gate {
         let now = request.now;
         let Some(url) = Url::split(request.url) else { return Step::Refuse(Refused::new(Code::NotFound)) };
         let Some(catalog) = self.catalog.as_ref().filter(|catalog| now < catalog.document.expires) else {
-            return Step::Missing(vec![DocumentKey::Catalog]);
+            // Nothing is read for a key that only somebody else can have made, the catalog neither.
+            let asks_for_a_key = is_prefixed(request.url) || url.path.starts_with("/v1/");
+            return match forged(request, ring).filter(|_| asks_for_a_key) {
+                Some(code) => Step::Refuse(Refused::new(code)),
+                None => Step::Missing(vec![DocumentKey::Catalog]),
+            };
         };
 
         let (origin, path) = match catalog.locate(&url) {
@@ -352,7 +358,10 @@ impl Gate {
     pub fn caller<'g>(&'g mut self, request: &Request<'_>, ring: &KeyRing) -> Caller<'g> {
         let now = request.now;
         let Some(catalog) = self.catalog.as_ref().filter(|catalog| now < catalog.document.expires) else {
-            return Caller::Missing(vec![DocumentKey::Catalog]);
+            return match forged(request, ring) {
+                Some(code) => Caller::Refused(Refused::new(code)),
+                None => Caller::Missing(vec![DocumentKey::Catalog]),
+            };
         };
         let text = match credential(request.api_key, request.authorization) {
             Ok(text) => text,
@@ -591,10 +600,10 @@ pub fn is_prefixed(url: &str) -> bool {
     })
 }
 
-/// Whether an `Authorization` carries an API key, which the origin must not see.
+/// Whether an `Authorization` carries an API key, in whatever form, which the origin must not see.
 #[must_use]
 pub fn carries_key(authorization: &str) -> bool {
-    bearer(authorization).is_some()
+    Mode::ALL.iter().any(|mode| authorization.contains(mode.prefix()))
 }
 
 /// The one API key that a request carries.
@@ -604,6 +613,18 @@ fn credential<'r>(api_key: &'r str, authorization: &'r str) -> Result<&'r str, C
         ("", Some(bearer)) => Ok(bearer),
         (key, Some(bearer)) if key != bearer => Err(Code::KeyConflict),
         (key, _) => Ok(key),
+    }
+}
+
+/// Why the key of a request is none that was made here, if it has one.
+fn forged(request: &Request<'_>, ring: &KeyRing) -> Option<Code> {
+    match credential(request.api_key, request.authorization) {
+        Ok(text) => {
+            let sound = text.parse::<ApiKey>().is_ok_and(|key| key.tenant().is_ok() && ring.verify(&key));
+            (!sound).then_some(Code::KeyInvalid)
+        }
+        Err(Code::KeyMissing) => None,
+        Err(code) => Some(code),
     }
 }
 
@@ -646,13 +667,8 @@ fn identify(
     let hash = KeyHash::of(text);
     if let Some((at, id)) = resident.place_of(hash) {
         keys.insert(text.into(), Known { tenant, resident: place, place: at, id });
-    } else {
-        // Made by Tollgate, and not in the document: perhaps younger than it. Its owner is asked, once in five seconds.
-        resident.hear(resident.serial() + 1, now);
-        let looks = if request.waits { resident.wants_refresh(now) } else { resident.is_stale(now) };
-        if looks {
-            return Identified::Unread(tenant);
-        }
+    } else if resident.wonders(request.waits, now) {
+        return Identified::Unread(tenant);
     }
     Identified::As(place, resident.standing(hash, now))
 }
@@ -672,7 +688,7 @@ fn equip(
     plans: &Map<(PlanName, u32), Rc<HeldPlan>>,
     now: UnixMillis,
 ) -> Equipped {
-    if resident.is_equipped(catalog.document.serial) {
+    if resident.is_equipped(catalog.document.serial, now) {
         return Equipped::Ready;
     }
     let heads = &catalog.document.body.plans;
@@ -692,7 +708,8 @@ fn equip(
             let version = subscription.version.or(current)?;
             Some((subscription.plan.clone(), version))
         });
-        let plan = wanted.as_ref().and_then(|key| plans.get(key)).map(Rc::clone);
+        let plan = wanted.as_ref().and_then(|key| plans.get(key)).filter(|held| now < held.document.expires);
+        let plan = plan.map(Rc::clone);
         if let (None, Some((plan, version))) = (&plan, wanted) {
             missing.push(DocumentKey::Plan(plan, version));
         }

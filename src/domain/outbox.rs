@@ -46,11 +46,16 @@ impl Event {
         Self { id: format!("{}~", self.id), reverses: Some(self.id.clone()), ..self.clone() }
     }
 
-    /// What distinguishes this event from another with the same id: the SHA-256 of all the rest.
+    /// What distinguishes this event from another with the same id: the SHA-256 of what was used, and how. When, and by which
+    /// request, is not in it: what is asked again is the same use.
     #[must_use]
     pub fn fingerprint(&self) -> String {
+        let mut used = Self { at: UnixMillis(0), period: UnixMillis(0), ..self.clone() };
+        if let Some(request) = used.detail.get_mut("request") {
+            *request = serde_json::Value::Null;
+        }
         // Maps of serde_json are ordered by key, so equal events have equal texts.
-        let text = serde_json::to_vec(self).unwrap_or_default();
+        let text = serde_json::to_vec(&used).unwrap_or_default();
         URL_SAFE_NO_PAD.encode(Sha256::digest(text))
     }
 }
@@ -178,6 +183,20 @@ mod tests {
                     .collect(),
             )
         }
+    }
+
+    #[test]
+    fn the_same_use_has_the_same_fingerprint_whenever_it_is_told() {
+        let detail = |request: &str, route: &str| serde_json::json!({ "route": route, "request": request });
+        let told = |ms, request, route, quantity| Event {
+            at: UnixMillis(ms),
+            detail: detail(request, route),
+            ..queued(1, quantity).event
+        };
+        let first = told(1, "req_1", "/a", 5).fingerprint();
+        assert_eq!(told(2, "req_2", "/a", 5).fingerprint(), first);
+        assert_ne!(told(1, "req_1", "/b", 5).fingerprint(), first);
+        assert_ne!(told(1, "req_1", "/a", 6).fingerprint(), first);
     }
 
     proptest! {

@@ -155,7 +155,7 @@ impl Amount {
             (Self::Rate { units, per_ms, burst }, Self::Rate { units: some, per_ms: of_ms, burst: fewer }) => {
                 fewer <= burst && u128::from(some) * u128::from(per_ms) <= u128::from(units) * u128::from(of_ms)
             }
-            (Self::Quota { units, per }, Self::Quota { units: some, per: same }) => some <= units && per == same,
+            (Self::Quota { units, per }, Self::Quota { units: some, per: of }) => some <= units && per == of,
             (Self::Rate { .. }, Self::Quota { .. }) | (Self::Quota { .. }, Self::Rate { .. }) => false,
         }
     }

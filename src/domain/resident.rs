@@ -22,6 +22,9 @@ use super::time::UnixMillis;
 /// For how long a tenant's document is used without asking whether there is a newer one.
 pub const SOFT_TTL_MS: u64 = 5 * 60 * 1000;
 
+/// For how long an owner's word about a key that is not listed is believed.
+const WONDERS_MS: u64 = 5_000;
+
 /// A plan version, as this isolate read it.
 #[derive(Debug)]
 pub struct HeldPlan {
@@ -39,10 +42,14 @@ pub struct Resident {
     refresh_at: UnixMillis,
     /// The newest serial that anyone told of.
     wanted_serial: u64,
+    /// When its owner may be asked again about a key that is not listed.
+    wonders_from: UnixMillis,
     /// The features that are on, and until when that is so.
     features: Option<(UnixMillis, Rc<str>)>,
     levels: Vec<feature::Level>,
     plans: Vec<Option<Rc<HeldPlan>>>,
+    /// The first of the signed ends of these.
+    equipped_until: UnixMillis,
     /// The serial of the catalog that `ways` follow from.
     catalog: u64,
     ways: Vec<(WayKey, Way)>,
@@ -100,6 +107,8 @@ pub struct Metering {
     pub recording: Recording,
     /// When it is charged.
     pub charge: Charge,
+    /// Whether a caller's `Idempotency-Key` names the use.
+    pub idempotent: bool,
     /// How many units.
     pub cost: u64,
 }
@@ -194,7 +203,9 @@ impl Resident {
         let mut resident = Self {
             levels: Vec::new(),
             plans: Vec::new(),
+            equipped_until: UnixMillis(0),
             wanted_serial: document.serial,
+            wonders_from: UnixMillis(0),
             features: None,
             document,
             read_at: now,
@@ -235,6 +246,7 @@ impl Resident {
             .map(|ancestor| feature::Level { tenant: ancestor.tenant, overrides: ancestor.level.overrides.clone() });
         self.levels = std::iter::once(own).chain(above).collect();
         self.plans.clear();
+        self.equipped_until = UnixMillis(0);
         self.ways.clear();
         self.features = None;
     }
@@ -300,18 +312,23 @@ impl Resident {
         wants
     }
 
-    /// Whether a newer document is wanted than the one that is here, without marking anything.
-    #[must_use]
-    pub fn is_stale(&self, now: UnixMillis) -> bool {
-        now >= self.refresh_at
-    }
-
     /// Someone told of a newer document.
     pub fn hear(&mut self, serial: u64, now: UnixMillis) {
         if serial > self.wanted_serial {
             self.wanted_serial = serial;
             self.refresh_at = now;
         }
+    }
+
+    /// Whether to ask its owner about a key that only Tollgate can have made and that the document does not list: perhaps it is
+    /// younger. Once in five seconds, whatever the owner says; `asks` is whether whoever wonders will ask now.
+    pub fn wonders(&mut self, asks: bool, now: UnixMillis) -> bool {
+        let wonders = now >= self.wonders_from;
+        if wonders && asks {
+            self.wonders_from = now.plus(WONDERS_MS);
+            self.hear(self.document.serial + 1, now);
+        }
+        wonders
     }
 
     /// How the key that hashes to `hash` stands at `now`.
@@ -365,14 +382,16 @@ impl Resident {
             .map(|level| level.subscription.as_ref())
     }
 
-    /// Whether `plans` are set for the catalog with this serial.
+    /// Whether `plans` are set for the catalog with this serial, and may be used at `now`.
     #[must_use]
-    pub fn is_equipped(&self, catalog: u64) -> bool {
-        self.catalog == catalog && !self.plans.is_empty()
+    pub fn is_equipped(&self, catalog: u64, now: UnixMillis) -> bool {
+        self.catalog == catalog && now < self.equipped_until
     }
 
     /// Sets the plans of its subscriptions, in their order, as the catalog with this serial says.
     pub fn equip(&mut self, plans: Vec<Option<Rc<HeldPlan>>>, catalog: u64) {
+        let ends = plans.iter().flatten().map(|held| held.document.expires);
+        self.equipped_until = if plans.is_empty() { UnixMillis(0) } else { ends.min().unwrap_or(UnixMillis(u64::MAX)) };
         self.plans = plans;
         self.catalog = catalog;
         self.ways.clear();
@@ -485,6 +504,7 @@ impl Resident {
                 meter: name.clone(),
                 recording: meter.recording,
                 charge: meter.charge,
+                idempotent: meter.idempotent,
                 cost: asked.cost,
             });
         }

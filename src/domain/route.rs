@@ -70,6 +70,12 @@ impl Method {
         }
     }
 
+    /// Several, as `Allow` lists them (RFC 9110, 10.2.1).
+    #[must_use]
+    pub fn listed(methods: &[Self]) -> String {
+        methods.iter().map(|method| method.name()).collect::<Vec<_>>().join(", ")
+    }
+
     /// Whether asking twice does no more than asking once (RFC 9110, 9.2.2).
     #[must_use]
     pub const fn is_idempotent(self) -> bool {

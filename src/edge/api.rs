@@ -97,9 +97,10 @@ impl Answer {
     fn failed(failure: &Failure, base: &str, id: RequestId) -> Self {
         let problem = failure.problem(base, id);
         let mut answer = Self::problem(problem.status, problem.to_json());
-        if let Some(seconds) = failure.retry_after_s {
-            answer.headers.push(("retry-after", seconds.to_string()));
-        }
+        let after = failure.retry_after_s.map(|seconds| seconds.to_string());
+        let after = after.or_else(|| (answer.status == 503).then(|| problem::RETRY_AFTER_S.to_owned()));
+        answer.headers.extend(after.map(|seconds| ("retry-after", seconds)));
+        answer.headers.extend(failure.allow.clone().map(|methods| ("allow", methods)));
         answer
     }
 
@@ -211,6 +212,12 @@ pub(crate) fn failed(code: Code, now: UnixMillis) -> String {
     Answer::failed(&Failure::new(code), &base, id).into_verdict(id)
 }
 
+/// Whether there is anything of the API at this URL.
+pub(crate) fn knows(url: &str) -> bool {
+    let path = Url::split(url).and_then(|url| CanonicalPath::parse(url.path).ok());
+    path.is_some_and(|path| !matches!(routes::find("", &path), Err(Failure { code: Code::NotFound, .. })))
+}
+
 /// Finds the route of a request and lets it serve.
 fn serve(
     request: web_sys::Request,
@@ -222,8 +229,7 @@ fn serve(
     let url = request.url();
     let url = Url::split(&url).ok_or_else(|| Failure::new(Code::NotFound))?;
     let path = CanonicalPath::parse(url.path).map_err(|_| Failure::new(Code::NotFound))?.into_owned();
-    let method = request.method().parse().map_err(|_| Failure::new(Code::MethodNotAllowed))?;
-    let (route, serve) = routes::find(method, &path)?;
+    let (method, route, serve) = routes::find(&request.method(), &path)?;
     let query = url.query.unwrap_or_default().to_owned();
     let call = Call { env, config: Arc::clone(config), now, id, request, method, path, query, route };
     Ok(match serve {

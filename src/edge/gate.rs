@@ -26,7 +26,7 @@ use super::promise::{all, promise};
 use crate::domain::catalog::{Charge, Recording};
 use crate::domain::decision::{Code, Fail, Mode, Tier};
 use crate::domain::document::DocumentKey;
-use crate::domain::gate::{Outcome, Reason, Refused, Request, Standpoint, Step, limit_code};
+use crate::domain::gate::{Outcome, Passage, Reason, Refused, Request, Standpoint, Step, limit_code};
 use crate::domain::id::{RequestId, TenantId};
 use crate::domain::limit::{self, Call, LeaseId, OpId, Reserve, Tag, Ticket, Verdict as Limited, WAIT_MS};
 use crate::domain::outbox::Event;
@@ -130,8 +130,8 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<
             Next::Read(keys) => {
                 let for_catalog = keys.contains(&DocumentKey::Catalog);
                 if let Some(code) = read_all(env, config, head, keys, now).await {
-                    // Without a catalog nobody knows the gate's hostnames; its prefix is known all the same.
-                    return Ok(if for_catalog && !crate::domain::gate::is_prefixed(head.request(now).url) {
+                    // Without a catalog nobody knows the gate's hostnames; what the API itself serves is known all the same.
+                    return Ok(if for_catalog && api::knows(head.request(now).url) {
                         "api".to_owned()
                     } else {
                         refuse(config, code, head.id, now)
@@ -177,6 +177,11 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<
         }
     }
     Ok(refuse(config, Code::Unavailable, head.id, clock()))
+}
+
+/// How often the limiter is asked for one request.
+pub(crate) const fn tries(limits: &limit::Isolate) -> usize {
+    if limits.has_heard() { TRIES } else { FIRST_TRIES }
 }
 
 /// Has ops undone behind the reply, which is `text`.
@@ -245,8 +250,10 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
     };
     let metering = standpoint.way(now).and_then(|(way, _)| way.meter.clone());
     let exact = metering.as_ref().is_some_and(|metering| metering.recording == Recording::Exact);
-    let settle = exact && metering.as_ref().is_some_and(|metering| metering.charge == Charge::Success);
     let here = standpoint.passage.target.is_here();
+    // What is answered here succeeds.
+    let settle = exact && !here && metering.as_ref().is_some_and(|metering| metering.charge == Charge::Success);
+    let named = !head.idempotency_key.is_empty() && metering.as_ref().is_some_and(|metering| metering.idempotent);
 
     // An exact meter records beside the origin's work only where that work can be asked for again, and a lease pays.
     let serial = exact && (settle || here || !standpoint.passage.method.is_idempotent());
@@ -265,7 +272,7 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
             Next::Done(config.voice.pass(&mut standpoint, kept, passed, asked, verdict).into_text())
         }
         Outcome::Admit(tier) if exact && tier == Tier::Lease => {
-            let handle = paid_here(&mut standpoint, head, id, now);
+            let handle = paid_here(&mut standpoint, head, id, named, now);
             behind(&mut standpoint, now, &mut verdict);
             let passed = Passed { release: (Release::Record, &handle), ..Passed::by(tier) };
             Next::Forward(config.voice.pass(&mut standpoint, kept, passed, asked, verdict).into_text())
@@ -276,20 +283,19 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
             Next::Done(config.voice.pass(&mut standpoint, kept, Passed::by(tier), asked, verdict).into_text())
         }
         Outcome::Ask => {
-            let name = event_id(&standpoint, head);
+            let name = event_id(&standpoint, head, named);
             // Dated by the request, not by the try: the same event each time.
             let events: Vec<Event> = tally::event(&mut standpoint, &name, head.id, head.now).into_iter().collect();
             let tenant = standpoint.resident.tenant().tenant;
             let tag = tag(tenant, &standpoint);
             // Who names what it asks gets the same event when it asks again, so that must not have been taken back.
-            let named = !head.idempotency_key.is_empty();
             let reversals = events.iter().filter(|_| !named).map(Event::reversed).collect();
             let Some((way, limits)) = standpoint.way(now) else {
                 return Next::Done(config.voice.refusal(&Refused::new(Code::Internal), asked, verdict).into_text());
             };
             let reserve = settle.then_some(Reserve { hold_ms: HOLD_MS, commits: false });
             let (call, ticket) = limits.take(id, Some(tag), &way.charges, events, reserve, now);
-            let tries = if limits.has_heard() { TRIES } else { FIRST_TRIES };
+            let tries = tries(limits);
             Next::Ask(Box::new(Question { tenant, id, call, ticket, settle, tries, reversals }))
         }
     }
@@ -310,21 +316,22 @@ fn tag(tenant: TenantId, standpoint: &Standpoint<'_, '_>) -> Tag {
     Tag::of(&format!("{tenant} {} {}", standpoint.key, standpoint.number))
 }
 
-/// The id of a request's event. A caller that names what it asks gets the same id when it asks again, so that a retry after a
-/// lost answer is not billed twice. Otherwise each request is another; but it is one, however often the limiter is asked.
-fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head) -> String {
-    if head.idempotency_key.is_empty() {
+/// The id of a request's event. A caller that is trusted to name what it asks gets the same id when it asks again, so that a retry
+/// after a lost answer is not billed twice. Otherwise each request is another; but it is one, however often the limiter is asked.
+fn event_id(standpoint: &Standpoint<'_, '_>, head: &Head, named: bool) -> String {
+    if !named {
         return head.id.to_string();
     }
-    let what = (standpoint.key, standpoint.number, &head.idempotency_key);
+    let Passage { method, path, query, .. } = &standpoint.passage;
+    let what = (standpoint.key, method.name(), path.as_str(), query, &head.idempotency_key);
     let hash = Sha256::digest(json::written(&what));
     URL_SAFE_NO_PAD.encode(hash)
 }
 
 /// The RECORD of a request that a lease has just paid for.
-fn paid_here(standpoint: &mut Standpoint<'_, '_>, head: &Head, id: OpId, now: UnixMillis) -> String {
+fn paid_here(standpoint: &mut Standpoint<'_, '_>, head: &Head, id: OpId, named: bool, now: UnixMillis) -> String {
     let tenant = standpoint.resident.tenant().tenant;
-    let name = event_id(standpoint, head);
+    let name = event_id(standpoint, head, named);
     let Some(event) = tally::event(standpoint, &name, head.id, head.now) else { return String::new() };
     let Some((way, limits)) = standpoint.way(now) else { return String::new() };
     let Some(charge) = way.payer.and_then(|slot| way.charges.iter().find(|charge| charge.slot == slot)).copied() else {
@@ -372,8 +379,7 @@ fn conclude(
         Limited::Admit => {
             behind(&mut standpoint, now, &mut verdict);
             let handle = if settle { ending(&standpoint, id) } else { String::new() };
-            let here = standpoint.passage.target.is_here();
-            let release = if settle && !here { (Release::Settle, handle.as_str()) } else { (Release::Free, "") };
+            let release = if settle { (Release::Settle, handle.as_str()) } else { (Release::Free, "") };
             let passed = Passed { release, ..Passed::by(Tier::Limiter) };
             (Came::Admitted, config.voice.pass(&mut standpoint, kept, passed, asked, verdict).into_text())
         }
@@ -566,23 +572,24 @@ fn due(tenant: TenantId, now: UnixMillis) -> Option<Call> {
 }
 
 /// Records the use of a request that a lease paid for, beside the origin's work. `undefined` when it is safe; otherwise the
-/// verdict that takes the place of the origin's answer.
+/// verdict that takes the place of the origin's answer. `said` is the `Tollgate` header that this would have had.
 #[wasm_bindgen]
-pub fn record(handle: String, env: Env) -> Promise {
-    promise(async move { conclude_exact(&handle, &env, None).await })
+pub fn record(handle: String, said: String, env: Env) -> Promise {
+    promise(async move { conclude_exact(&handle, &said, &env, None).await })
 }
 
 /// Charges a request by what its origin answered: `status`, 0 for no answer. `undefined` when that is safe.
 #[wasm_bindgen]
-pub fn settle(handle: String, status: u16, env: Env) -> Promise {
-    promise(async move { conclude_exact(&handle, &env, Some((1..400).contains(&status))).await })
+pub fn settle(handle: String, status: u16, said: String, env: Env) -> Promise {
+    promise(async move { conclude_exact(&handle, &said, &env, Some((1..400).contains(&status))).await })
 }
 
-async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Result<Option<String>, JsValue> {
+async fn conclude_exact(handle: &str, said: &str, env: &Env, commit: Option<bool>) -> Result<Option<String>, JsValue> {
     let config = isolate::ready(env)?;
     let refusal = || {
         let now = clock();
-        Ok(Some(refuse(&config, Code::UseNotRecorded, isolate::request_id(now)?, now)))
+        let asked = Asked { id: isolate::request_id(now)?, now };
+        Ok(Some(config.voice.withdrawal(Code::UseNotRecorded, said, asked).into_text()))
     };
     let Ok(Handle { tenant, mut call }) = json::parse(handle) else { return refusal() };
     if commit == Some(false)
@@ -610,14 +617,14 @@ async fn conclude_exact(handle: &str, env: &Env, commit: Option<bool>) -> Result
     if commit == Some(false) { Ok(None) } else { refusal() }
 }
 
-/// The refusal for an origin that did not answer.
+/// The refusal for an origin that did not answer; `said` as for [`record`].
 #[wasm_bindgen]
 #[must_use]
-pub fn unreachable(now: f64) -> String {
+pub fn unreachable(said: &str, now: f64) -> String {
     let now = instant(now);
     isolate::with(|isolate| {
         let asked = Asked { id: isolate.request_id(now), now };
-        isolate.config.voice.refusal(&Refused::new(Code::OriginUnreachable), asked, Verdict::default()).into_text()
+        isolate.config.voice.withdrawal(Code::OriginUnreachable, said, asked).into_text()
     })
     .unwrap_or_else(|| api::failed(Code::OriginUnreachable, now))
 }

@@ -67,15 +67,17 @@ static ROUTES: [(&str, Method, Serve); 30] = {
 ///
 /// # Errors
 /// 404 for none, 405 where the path has routes for other methods.
-pub(crate) fn find(method: Method, path: &CanonicalPath<'_>) -> Result<(&'static str, Serve), Failure> {
-    let mut code = Code::NotFound;
-    for (pattern, served, serve) in &ROUTES {
-        if path.fits(pattern) {
-            if *served == method || (*served == Method::Get && method == Method::Head) {
-                return Ok((pattern, *serve));
-            }
-            code = Code::MethodNotAllowed;
+pub(crate) fn find(method: &str, path: &CanonicalPath<'_>) -> Result<(Method, &'static str, Serve), Failure> {
+    let mut allowed = Vec::new();
+    for (pattern, served, serve) in ROUTES.iter().filter(|(pattern, ..)| path.fits(pattern)) {
+        let served: &[Method] = if *served == Method::Get { &[Method::Get, Method::Head] } else { &[*served] };
+        if let Some(method) = served.iter().find(|served| served.name() == method) {
+            return Ok((*method, pattern, *serve));
         }
+        allowed.extend_from_slice(served);
     }
-    Err(Failure::new(code))
+    if allowed.is_empty() {
+        return Err(Failure::new(Code::NotFound));
+    }
+    Err(Failure { allow: Some(Method::listed(&allowed)), ..Failure::new(Code::MethodNotAllowed) })
 }

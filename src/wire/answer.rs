@@ -17,9 +17,10 @@ use crate::domain::catalog::Target;
 use crate::domain::decision::{Code, Tier};
 use crate::domain::gate::{Passage, Reason, Refused, Standpoint};
 use crate::domain::id::RequestId;
-use crate::domain::path::NotCanonical;
+use crate::domain::path::{NotCanonical, cut_last};
 use crate::domain::plan::Plan;
 use crate::domain::resident::{Resident, Shown, Way};
+use crate::domain::route::Method;
 use crate::domain::time::UnixMillis;
 
 /// What every answer of one deployment has in common.
@@ -73,6 +74,23 @@ impl Voice {
         let kind = problem.write_kind(Object::behind(std::mem::take(body)));
         *body = occurrence(refused.resident, refused.tier, asked).write(kind).end();
         signature_line(refused.resident, refused.tier, None, asked, verdict.next_line());
+        verdict.next_line();
+        verdict.with_head(refused_with(problem.status).head(LAST).into())
+    }
+
+    /// A refusal of what was let pass before. `said` is the `Tollgate` header that its answer would have had, and has: it is one and
+    /// the same request. Nothing, of a preflight.
+    #[must_use]
+    pub fn withdrawal(&self, code: Code, said: &str, asked: Asked) -> Verdict {
+        let Some(id) = cut_last(said, b'=').and_then(|(_, id)| id.parse().ok()) else {
+            return self.refusal(&Refused::new(code), asked, Verdict::default());
+        };
+        let problem = Problem::new(&self.base_url, code);
+        let mut verdict = Verdict::default();
+        let body = verdict.begin_answer();
+        let kind = problem.write_kind(Object::behind(std::mem::take(body)));
+        *body = Occurrence { request_id: Some(id), ..Occurrence::default() }.write(kind).end();
+        verdict.next_line().push_str(said);
         verdict.next_line();
         verdict.with_head(refused_with(problem.status).head(LAST).into())
     }
@@ -196,17 +214,15 @@ impl Voice {
     }
 }
 
-/// After how many seconds asking again may help.
+/// After how many seconds asking a limit again may help.
 fn retry_after_s(reason: &Reason, now: UnixMillis) -> Option<u64> {
-    let ms = match &reason.limit {
-        Some((shown, retry_after_ms)) => retry_after_ms.filter(|ms| *ms > 0).map(|ms| match shown.ends {
-            // A quota comes back at the end of its window, whenever else it is asked for.
-            Some(ends) if reason.code == Code::QuotaExceeded => ends.since(now),
-            _ => ms,
-        }),
-        None => (reason.code.status() == 503).then_some(1_000),
-    };
-    ms.map(ratelimit::retry_after_s)
+    let (shown, retry_after_ms) = reason.limit.as_ref()?;
+    let ms = retry_after_ms.filter(|ms| *ms > 0)?;
+    Some(ratelimit::retry_after_s(match shown.ends {
+        // A quota comes back at the end of its window, whenever else it is asked for.
+        Some(ends) if reason.code == Code::QuotaExceeded => ends.since(now),
+        _ => ms,
+    }))
 }
 
 /// A problem of someone who may be known, in the words of their plan.
@@ -244,9 +260,12 @@ pub const LAST: [&str; 2] = ["tollgate", "ratelimit"];
 fn refused_with(status: u16) -> Headers {
     let mut headers = Headers::of_status(status);
     headers.header("content-type", problem::CONTENT_TYPE).header("cache-control", "no-store");
-    if status == 401 {
-        headers.header("www-authenticate", "Bearer realm=\"tollgate\"");
-    }
+    match status {
+        401 => headers.header("www-authenticate", "Bearer realm=\"tollgate\""),
+        405 => headers.header("allow", &Method::listed(&Method::ALL)),
+        503 => headers.header("retry-after", problem::RETRY_AFTER_S),
+        _ => &mut headers,
+    };
     headers
 }
 

@@ -10,6 +10,9 @@ use crate::domain::id::{RequestId, TenantId};
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
+/// After how many seconds asking again may help where something could not be reached, which nobody knows.
+pub const RETRY_AFTER_S: &str = "1";
+
 /// The address of a code's page: `{base}/problems/{code}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page<'a> {
@@ -71,13 +74,15 @@ pub struct Failure {
     pub faults: Vec<Fault>,
     /// After how many seconds asking again may help.
     pub retry_after_s: Option<u64>,
+    /// The methods that would have been served, where this one is not.
+    pub allow: Option<String>,
 }
 
 impl Failure {
     /// A failure that its code says all about.
     #[must_use]
     pub const fn new(code: Code) -> Self {
-        Self { code, detail: None, faults: Vec::new(), retry_after_s: None }
+        Self { code, detail: None, faults: Vec::new(), retry_after_s: None, allow: None }
     }
 
     /// With what is particular about it.

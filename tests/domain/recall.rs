@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tollgate::domain::api_key::{ApiKey, KeyRing, Mode};
 use tollgate::domain::catalog::Catalog;
+use tollgate::domain::decision::Code;
 use tollgate::domain::document::Document;
 use tollgate::domain::gate::{Gate, Request, Standpoint, Step};
 use tollgate::domain::id::{Jurisdiction, KeyId, TenantId};
@@ -113,6 +114,44 @@ fn said(standpoint: &Standpoint<'_, '_>) -> String {
     let Standpoint { passage, resident, key, mode, route, number, .. } = standpoint;
     let plan = resident.plan().map(|plan| plan.version);
     format!("{passage:?} {} {plan:?} {key} {mode} {route:?} {number}", resident.tenant().tenant)
+}
+
+/// A key that only Tollgate can have made and that no document lists is asked about once, whatever comes of it, and then again later.
+#[test]
+fn a_key_that_is_not_listed_is_asked_about_once() {
+    let published = Published {
+        catalog: (1, catalog("/v1/reports", "allow"), UnixMillis(u64::MAX)),
+        tenants: [0, 1].map(|number| (1, document(number, "active", false, false, None), UnixMillis(u64::MAX))),
+    };
+    let mut gate = Gate::new(7);
+    let text = key(0, 2).reveal();
+    let asks = |gate: &mut Gate, now: u64| {
+        let now = UnixMillis(now);
+        let request = Request {
+            text: "",
+            method: "GET",
+            url: "https://a/gate/v1/reports",
+            api_key: &text,
+            authorization: "",
+            waits: true,
+            preflight: false,
+            now,
+        };
+        let asks = match gate.walk(&request, &ring()) {
+            Step::Missing(_) => true,
+            Step::Refuse(refused) => {
+                assert_eq!(refused.code, Code::KeyInvalid);
+                false
+            }
+            _ => panic!("it passes"),
+        };
+        if asks {
+            teach(gate, &published, now);
+        }
+        asks
+    };
+    let asked: Vec<bool> = [0, 0, 1, 2, 4_999, 5_001, 5_002].map(|after| asks(&mut gate, 1_000_000 + after)).to_vec();
+    assert_eq!(asked, [true, true, false, false, false, true, false], "for the catalog, then its owner");
 }
 
 /// How often anything was recalled.

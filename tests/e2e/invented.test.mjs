@@ -7,7 +7,7 @@ import { figures, size, until } from "./harness.mjs";
 import { ask, counter, each, random, world } from "./world.mjs";
 
 const counted = counter("DOCUMENTS", "TENANT", "CATALOG", "CONTROL", "SHARD_GLOBAL_1");
-const { local, tenant } = await world({ gates: 2, watch: counted.watch });
+const { local, tenant } = await world({ gates: 3, watch: counted.watch });
 const { api_key } = await tenant("free");
 const other = await tenant("free");
 
@@ -32,8 +32,8 @@ const INVENTED = {
 };
 
 test("an invented key is refused with no KV read, no Durable Object call and no query", async () => {
-  // Both gates are warm: what they hold then is what a flood meets.
-  for (const gate of local.gates) await until("the gate is warm", async () => (await ask(gate, "/gate/v1/reports", { key: api_key })).status === 200);
+  // Two gates are warm: what they hold then is what a flood meets.
+  for (const gate of local.gates.slice(0, 2)) await until("the gate is warm", async () => (await ask(gate, "/gate/v1/reports", { key: api_key })).status === 200);
   await new Promise((resolve) => setTimeout(resolve, 1500));
   const kinds = Object.entries(INVENTED);
   const flood = size(100_000, 5_000);
@@ -57,6 +57,19 @@ test("an invented key is refused with no KV read, no Durable Object call and no 
   assert.deepEqual(wrong.slice(0, 5), []);
   assert.deepEqual(calls.map(({ binding, method, detail }) => `${binding} ${method} ${detail}`), []);
   figures({ invented_keys: flood, kv_reads: 0, object_calls: 0, invented_keys_per_second: Math.round(flood / seconds) });
+});
+
+test("nor at a gate that has read nothing yet, not even the catalog", async () => {
+  counted.forget();
+  for (const [what, invent] of Object.entries(INVENTED)) {
+    for (const path of ["/gate/v1/reports", "/v1/features"]) {
+      const { status, json } = await ask(local.gates[2], path, { key: invent() });
+      assert.deepEqual([status, json.code], [401, "key_invalid"], what);
+    }
+  }
+  assert.deepEqual(["DOCUMENTS", "TENANT", "CATALOG"].flatMap((binding) => counted.calls(binding)), []);
+  assert.equal((await ask(local.gates[2], "/gate/v1/reports", { key: api_key })).status, 200);
+  assert.ok(counted.calls("DOCUMENTS", "get").some(({ detail }) => detail === "catalog"), "it had not read it");
 });
 
 test("a key that is good is read for, so the counting counts", async () => {

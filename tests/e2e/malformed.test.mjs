@@ -151,8 +151,14 @@ test("a caller without a good key is told so before anything is said about a bod
 });
 
 test("another method or an unknown path is a problem too", async () => {
-  for (const [method, path, ...expected] of [["GET", "/v1/check", 405, "method_not_allowed"], ["POST", "/v1/features", 405, "method_not_allowed"], ["GET", "/v1/nothing", 404, "not_found"], ["GET", "/v1/features/no-such", 404, "not_found"], ["GET", "/problems/no-such", 404, "not_found"]]) {
-    assert.deepEqual(said(await ask(local.url, path, { method, key, ...(method === "POST" ? { body: "{}" } : {}) })).slice(0, 2), expected, `${method} ${path}`);
+  for (const [method, path, status, code, allow] of [
+    ["GET", "/v1/check", 405, "method_not_allowed", "POST"], ["POST", "/v1/features", 405, "method_not_allowed", "GET, HEAD"],
+    ["PROPFIND", "/v1/admin/features/reports", 405, "method_not_allowed", "PUT"],
+    ["PROPFIND", "/gate/v1/reports", 405, "method_not_allowed", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"],
+    ["GET", "/v1/nothing", 404, "not_found"], ["GET", "/v1/features/no-such", 404, "not_found"], ["GET", "/problems/no-such", 404, "not_found"],
+  ]) {
+    const answer = await ask(local.url, path, { method, key, ...(method === "POST" ? { body: "{}" } : {}) });
+    assert.deepEqual([...said(answer).slice(0, 2), answer.headers.allow], [status, code, allow], `${method} ${path}`);
   }
 });
 
@@ -172,6 +178,7 @@ const CHANGES = {
   "a feature whose default is of another type": ["PUT", "/features/x", { kind: "boolean", default: "yes" }, 422, "invalid_value", "#/default"],
   "a feature with an unknown member": ["PUT", "/features/x", { kind: "boolean", on: true }, 422, "unknown_field", "#/on"],
   "a meter charged on success that is leased": ["PUT", "/meters/x", { charge: "success" }, 422, "invalid_value", "#/charge"],
+  "a meter that is idempotent and leased": ["PUT", "/meters/x", { idempotent: true }, 422, "invalid_value", "#/idempotent"],
   "an origin with a route to no feature": ["PUT", "/origins/default", { target: "demo", routes: [{ path: "/a", feature: "nope" }] }, 422, "invalid_value", "#/routes/0/feature"],
   "an origin with an unknown member in a route": ["PUT", "/origins/default", { target: "demo", routes: [{ path: "/a", featur: "reports" }] }, 422, "unknown_field", "#/routes/0/featur"],
   "an origin that is an address": ["PUT", "/origins/x", { target: { https: "https://10.0.0.1" } }, 422, "invalid_value", "#/target/https"],
@@ -190,6 +197,7 @@ const CHANGES = {
   "an override of no feature": ["PUT", `/tenants/${id}/overrides/nope`, { value: true }, 404, "not_found", undefined],
   "a standing that there is not": ["PUT", `/tenants/${id}/status`, { status: "gone" }, 422, "invalid_value", "#/status"],
   "a key of no mode": ["POST", `/tenants/${id}/keys`, { name: "k", mode: "dead" }, 422, "invalid_value", "#/mode"],
+  "a key with a scope, which nothing asks for": ["POST", `/tenants/${id}/keys`, { name: "k", scopes: ["read"] }, 422, "invalid_value", "#/scopes"],
   "a key with an unknown member": ["POST", `/tenants/${id}/keys`, { name: "k", tenant: "other" }, 422, "unknown_field", "#/tenant"],
   "a depth bomb": ["PUT", "/features/x", "[".repeat(100_000), 400, "depth_exceeded", `#${"/0".repeat(32)}`],
   "a change of a tenant that is not there": ["PUT", "/tenants/ten_g000000000000001/status", { status: "active" }, 404, "not_found", undefined],

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import fs from "node:fs";
 import { performance } from "node:perf_hooks";
 import test from "node:test";
+import { sizes } from "../../scripts/build.mjs";
 import { figures, size, worker } from "./harness.mjs";
 import { Connection } from "./load.mjs";
 import { leased, meters, published, rate } from "./metered.mjs";
@@ -66,6 +67,12 @@ test(`${TENANTS} tenants are resident in one isolate at once, none evicted, in a
   assert.ok(held.bytes * (10_000 / TENANTS) <= MOST_BYTES, `${per(held.bytes)} MB per 10,000 tenants, as counted`);
   // Memory grows in steps: of a few hundred tenants the last step outweighs what they need.
   if (size(true, false)) assert.ok(grown <= MOST_BYTES, `${per(grown)} MB of wasm's memory for ${TENANTS} tenants`);
+});
+
+test("Wasm and JavaScript together are at most 300 KB gzipped", () => {
+  const { module, script } = sizes();
+  figures({ "size: KB gzipped": Math.round((module.gzip + script.gzip) / 102.4) / 10 });
+  assert.ok(module.gzip + script.gzip <= 300 * 1024);
 });
 
 test("Starting costs what is printed here", { skip: !fs.existsSync("/proc/self/stat") && "needs /proc" }, async () => {

@@ -54,7 +54,7 @@ test("a GET that has a body is passed on, not answered as if the origin were dow
 });
 
 test("an API key never arrives, in whichever header it came", async () => {
-  for (const headers of [{ "X-API-Key": key }, { "x-api-key": key }, { Authorization: `Bearer ${key}` }, { "X-API-Key": key, Authorization: `Bearer ${key}` }, { authorization: `BEARER   ${key}` }]) {
+  for (const headers of [{ "X-API-Key": key }, { "x-api-key": key }, { Authorization: `Bearer ${key}` }, { "X-API-Key": key, Authorization: `Bearer ${key}` }, { authorization: `BEARER   ${key}` }, ...["Token ", "Bearer\t", "", "Bearer other, Bearer "].map((scheme) => ({ "X-API-Key": key, Authorization: `${scheme}${key}` }))]) {
     const answer = await ask(local.url, "/gate/v1/echo/x", { headers });
     assert.equal(answer.status, 200, JSON.stringify(headers));
     assert.ok(!answer.text.includes(key) && !answer.text.includes(key.slice(20)), answer.text);
@@ -234,6 +234,8 @@ test("an origin that fails or is not bound is a 502 with the gate's own problem"
     const answer = await ask(local.url, "/x", { key, host });
     assert.deepEqual([answer.status, answer.json?.code, answer.headers["content-type"]], [502, "origin_unreachable", "application/problem+json"], host);
     assert.equal(answer.headers["cache-control"], "no-store");
+    assert.equal(told(answer).id, answer.json.request_id);
+    assert.match(answer.headers.tollgate, /^serial=\d+, age=\d+, tier=isolate, id=req_\w+$/);
   }
 });
 

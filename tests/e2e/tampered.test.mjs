@@ -138,7 +138,7 @@ test("a tampered catalog or plan is never served: the owner is asked, or the gat
       ownersAnswer = false;
       const answer = await get(cold(), free.api_key);
       ownersAnswer = true;
-      assert.ok(answer.status === 503 && answer.json.code.startsWith("snapshot_"), `${name}: ${answer.text}`);
+      assert.ok(answer.status === 503 && answer.headers["retry-after"] === "1" && answer.json.code.startsWith("snapshot_"), `${name}: ${answer.text}`);
     }
     await kv.put(name, was);
   }

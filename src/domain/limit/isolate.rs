@@ -435,9 +435,7 @@ impl Isolate {
         }
         match reply.and_then(|reply| reply.outcome.as_ref()).map(|outcome| &outcome.1) {
             Some(Outcome::Admit) if now.since(ticket.sent) <= WAIT_MS => Verdict::Admit,
-            // The window ended, or the rule did, before the limiter heard of it: nothing was decided.
-            Some(Outcome::Deny(Denial { code: Code::Expired | Code::UnknownLimit, .. })) => Verdict::Unknown,
-            Some(Outcome::Deny(denial)) => {
+            Some(Outcome::Deny(denial)) if denial.code != Code::Expired && denial.code != Code::UnknownLimit => {
                 for (slot, cost) in &ticket.costs {
                     let Some(account) = self.accounts.get_mut(slot.0) else { continue };
                     if account.rule.key != denial.key {
@@ -449,7 +447,8 @@ impl Isolate {
                 }
                 Verdict::Deny(denial.clone())
             }
-            Some(Outcome::Admit | Outcome::Done | Outcome::Gone) | None => Verdict::Unknown,
+            // So it is where the window ended, or the rule did, before the limiter heard of it.
+            Some(Outcome::Admit | Outcome::Done | Outcome::Gone | Outcome::Deny(_)) | None => Verdict::Unknown,
         }
     }
 

@@ -248,6 +248,9 @@ pub fn create_key(asked: &Asked<'_>, facts: &Facts) -> Result<Edit, Failure> {
         until: Option<UnixMillis>,
     }
     let wanted: Wanted = asked.read()?;
+    if !wanted.scopes.is_empty() {
+        return Err(Failure::at("#/scopes", "no route asks for a scope yet; a key may do what its tenant may"));
+    }
     let minted = Minted::new(asked.keys, facts.own.tenant_id, wanted.mode, asked.random);
     let scopes = written(&wanted.scopes);
     let statements = minted.statements(&wanted.name, &scopes, wanted.until, asked.now);
