@@ -3,6 +3,7 @@
 //   --fresh      start over: forget every tenant, key and count
 //   --port N     serve there instead
 //   --no-demo    serve without demo data
+//   --state DIR  keep what it holds there, not in .tollgate/state
 
 import fs from "node:fs";
 import path from "node:path";
@@ -11,7 +12,7 @@ import { isFree } from "./ports.mjs";
 import { Missing, checkMachine, command, has, inPinnedNode, option, say, sinceBegan, stateDir, step } from "./tools.mjs";
 
 const port = Number(option("port") ?? 8787);
-const state = path.join(stateDir, "state");
+const state = path.resolve(option("state") ?? path.join(stateDir, "state"));
 /** The demo's API keys: they are shown once, so what shows them again must have kept them. They end with the state. */
 const demoFile = path.join(state, "demo.json");
 /** There while the demo is being made: what was interrupted is begun anew, state and all. */
@@ -56,7 +57,7 @@ await command(async () => {
   for (const { label, key } of keys) say(`${label}: ${key}`);
   for (const { says, line } of curls) say(`\n# ${says}\n${line}`);
   say();
-  say("Ctrl-C stops it; what it holds stays in .tollgate/ for the next start (npm start -- --fresh begins anew).");
+  say(`Ctrl-C stops it; what it holds stays in ${path.relative(process.cwd(), state)}/ for the next start (npm start -- --fresh begins anew).`);
 
   setInterval(() => {
     if (stopping || local.isRunning()) return;

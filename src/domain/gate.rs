@@ -354,6 +354,29 @@ impl Gate {
         })
     }
 
+    /// Where a request goes whose tenant's documents cannot be read, if its route fails open, with the key that it came with: one that
+    /// only Tollgate can have made, and that no document that is here speaks against.
+    #[must_use]
+    pub fn open<'r>(&self, request: &Request<'r>, ring: &KeyRing) -> Option<(Passage<'_, 'r>, TenantId, ApiKey)> {
+        let catalog = self.catalog(request.now)?;
+        let url = Url::split(request.url)?;
+        let (origin, path) = catalog.locate(&url).ok()??;
+        let method = request.method.parse::<Method>().ok()?;
+        let text = credential(request.api_key, request.authorization).ok()?;
+        let key = text.parse::<ApiKey>().ok().filter(|key| ring.verify(key))?;
+        let tenant = key.tenant().ok()?;
+        let known = self.residents.find(&tenant).and_then(|place| self.residents.peek(place));
+        let is_good = |resident: &Resident| {
+            resident.serves() && matches!(resident.standing(KeyHash::of(text), request.now), Standing::Good(..))
+        };
+        let Routed::Rule(_, route) = origin.table.route(method, &path) else { return None };
+        if route.fail == Fail::Closed || !known.is_none_or(is_good) {
+            return None;
+        }
+        let passage = Passage { origin: &origin.name, target: &origin.origin.target, method, path, query: url.query };
+        Some((passage, tenant, key))
+    }
+
     /// The tenant behind an API key, for the API's own calls.
     pub fn caller<'g>(&'g mut self, request: &Request<'_>, ring: &KeyRing) -> Caller<'g> {
         let now = request.now;

@@ -215,6 +215,7 @@ impl Resident {
             limits: Isolate::new(me),
             turn: 0,
         };
+        resident.limits.has_read(resident.document.serial);
         resident.arrange();
         resident
     }
@@ -232,6 +233,7 @@ impl Resident {
         }
         let changed = document.serial > self.document.serial;
         self.document = document;
+        self.limits.has_read(self.document.serial);
         if changed {
             self.arrange();
         }

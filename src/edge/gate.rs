@@ -134,7 +134,7 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<
                     return Ok(if for_catalog && api::knows(head.request(now).url) {
                         "api".to_owned()
                     } else {
-                        refuse(config, code, head.id, now)
+                        open(head, code, now).unwrap_or_else(|| refuse(config, code, head.id, now))
                     });
                 }
             }
@@ -182,6 +182,15 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<
 /// How often the limiter is asked for one request.
 pub(crate) const fn tries(limits: &limit::Isolate) -> usize {
     if limits.has_heard() { TRIES } else { FIRST_TRIES }
+}
+
+/// The way of a request that passes though nothing can be read about its tenant, if its route says so.
+fn open(head: &Head, code: Code, now: UnixMillis) -> Option<String> {
+    isolate::with(|isolate| {
+        let (passage, tenant, key) = isolate.gate.open(&head.request(now), &isolate.config.api_keys)?;
+        let asked = Asked { id: head.id, now };
+        Some(isolate.config.voice.open(&passage, (tenant, &key), &mut isolate.kept, code, asked).into_text())
+    })?
 }
 
 /// Has ops undone behind the reply, which is `text`.
@@ -255,8 +264,10 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
     let settle = exact && !here && metering.as_ref().is_some_and(|metering| metering.charge == Charge::Success);
     let named = !head.idempotency_key.is_empty() && metering.as_ref().is_some_and(|metering| metering.idempotent);
 
-    // An exact meter records beside the origin's work only where that work can be asked for again, and a lease pays.
-    let serial = exact && (settle || here || !standpoint.passage.method.is_idempotent());
+    // An exact meter records beside the origin's work only where that work can be asked for again, a lease pays, and no quota is to be
+    // kept to the unit.
+    let hard = standpoint.way(now).is_some_and(|(way, _)| way.shown.iter().any(|shown| shown.ends.is_some()));
+    let serial = exact && (settle || here || hard || !standpoint.passage.method.is_idempotent());
     let outcome = if serial { decide_serial(&mut standpoint, now) } else { standpoint.decide(now) };
     let mut verdict = Verdict::default();
     match outcome {

@@ -13,10 +13,11 @@ use super::problem::{self, Occurrence, Problem, Snapshot};
 use super::ratelimit::{self, Field};
 use super::verdict::{Headers, Release, Verdict};
 use super::{Decimal, push_number};
+use crate::domain::api_key::ApiKey;
 use crate::domain::catalog::Target;
 use crate::domain::decision::{Code, Tier};
 use crate::domain::gate::{Passage, Reason, Refused, Standpoint};
-use crate::domain::id::RequestId;
+use crate::domain::id::{RequestId, TenantId};
 use crate::domain::path::{NotCanonical, cut_last};
 use crate::domain::plan::Plan;
 use crate::domain::resident::{Resident, Shown, Way};
@@ -198,6 +199,32 @@ impl Voice {
         verdict.go_on(&["\n", &left]).with_head(head)
     }
 
+    /// A request that passes although the documents of its tenant cannot be read, for `code`: its origin is told who says to call, by
+    /// its key alone, and of no plan and no feature.
+    #[must_use]
+    pub fn open(
+        &self,
+        passage: &Passage<'_, '_>,
+        (tenant, key): (TenantId, &ApiKey),
+        kept: &mut Kept,
+        code: Code,
+        asked: Asked,
+    ) -> Verdict {
+        let mut verdict = Verdict::default();
+        let head = kept.share(passed_with(passage.target), LAST);
+        if passage.target.is_here() {
+            answer_here(passage, tenant, &mut verdict);
+        } else {
+            begin_forward(passage, (Release::Free, ""), &mut verdict);
+            let (key, mode) = (key.id(), key.mode());
+            let caller = kept.callers.meet(&Identity { tenant, key, mode, plan: "", features: &Rc::default() });
+            let values = verdict.begin_caller(caller);
+            caller.sign(passage.method, &passage.path, asked.now, asked.id, values);
+        }
+        signature_line(None, Tier::Isolate, Some(code), asked, verdict.next_line());
+        verdict.go_on(&["\n"]).with_head(head)
+    }
+
     /// A preflight that passes: without an identity, unmetered.
     #[must_use]
     pub fn preflight(&self, passage: &Passage<'_, '_>, mut verdict: Verdict) -> Verdict {
@@ -312,23 +339,34 @@ fn limited(standpoint: &mut Standpoint<'_, '_>, kept: &mut Kept, now: UnixMillis
 
 /// What the door is told to let pass, up to the first word that is another one each time: the age, or what is said of the caller.
 fn begin(standpoint: &Standpoint<'_, '_>, release: (Release, &str), mut verdict: Verdict) -> Verdict {
-    let Passage { target, method, path, .. } = &standpoint.passage;
-    if !target.is_here() {
+    if !standpoint.passage.target.is_here() {
         begin_forward(&standpoint.passage, release, &mut verdict);
         return verdict;
     }
-    let body = verdict.begin_answer();
-    if **target == Target::Demo {
-        // A canonical path needs no escaping in JSON: what would is percent-encoded or refused.
-        for part in ["{\"origin\":\"demo\",\"method\":\"", method.name(), "\",\"path\":\"", path.as_str()] {
-            body.push_str(part);
-        }
-        body.push_str("\",\"tenant\":\"");
-        body.push_str(standpoint.resident.tenant().tenant.text().as_str());
-        body.push_str("\"}");
-    }
+    answer_here(&standpoint.passage, standpoint.resident.tenant().tenant, &mut verdict);
     signed_by(standpoint.resident, verdict.next_line());
     verdict
+}
+
+/// The body of an answer that is given here.
+fn answer_here(Passage { target, method, path, .. }: &Passage<'_, '_>, tenant: TenantId, verdict: &mut Verdict) {
+    let body = verdict.begin_answer();
+    if **target == Target::Demo {
+        let (method, path, tenant) = (method.name(), path.as_str(), tenant.text());
+        // A canonical path needs no escaping in JSON: what would is percent-encoded or refused.
+        let parts = [
+            "{\"origin\":\"demo\",\"method\":\"",
+            method,
+            "\",\"path\":\"",
+            path,
+            "\",\"tenant\":\"",
+            tenant.as_str(),
+            "\"}",
+        ];
+        for part in parts {
+            body.push_str(part);
+        }
+    }
 }
 
 fn begin_forward(passage: &Passage<'_, '_>, (release, handle): (Release, &str), verdict: &mut Verdict) {

@@ -66,6 +66,24 @@ test("KV refuses: tenants that an isolate knows go on, and one that it does not 
   assert.ok(refused.DOCUMENTS >= 1, "KV was asked");
 });
 
+test("Nothing can be read about a tenant: a route fails as it says, closed or open, and open to no other key", async () => {
+  const { api_key: key } = await made.tenant("unread", "all");
+  const other = await made.tenant("unread-other", "all");
+  const ask = async (path, key) => {
+    const answer = await fetch(`${local.gates[1]}${path}`, { headers: { "X-API-Key": key, Connection: "close" } });
+    return [answer.status, answer.headers.get("tollgate"), await answer.text()];
+  };
+  out.add("DOCUMENTS").add("TENANT");
+  const [closed, open] = [await ask("/gate/api/leased", key), await ask("/gate/api/open", key)];
+  const forged = await ask("/gate/api/open", key.slice(0, -1) + (key.endsWith("0") ? "1" : "0"));
+  out.clear();
+  assert.deepEqual([closed[0], JSON.parse(closed[2]).code], [503, "snapshot_unavailable"]);
+  assert.equal(open[0], 200);
+  assert.match(open[1], /^tier=isolate, observed=snapshot_unavailable, id=req_\w+$/);
+  assert.deepEqual([forged[0], JSON.parse(forged[2]).code], [401, "key_invalid"]);
+  assert.equal((await ask("/gate/api/open", other.api_key))[0], 200);
+});
+
 test("The limiter cannot be reached: live leases are spent, then a route fails as it says, closed or open", async () => {
   const { api_key: key } = await made.tenant("limiter", "few");
   const ask = (path, ms) => load({ gates: local.gates.slice(0, 1), clients: 2, perSecond: 20, ms, request: () => ({ path, key }) });

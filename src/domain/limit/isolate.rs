@@ -171,6 +171,11 @@ impl Isolate {
         }
     }
 
+    /// Notes which document of its tenant the isolate has read, so that its limiter can tell it of a newer one.
+    pub fn has_read(&mut self, serial: u64) {
+        self.rev.tenant = self.rev.tenant.max(serial);
+    }
+
     /// The slot of a limit, with what the newest documents say of it.
     pub fn resolve(&mut self, rule: &Rule) -> Slot {
         self.rev = if rule.above == 0 { self.rev.with(rule.rev) } else { self.rev };
