@@ -263,6 +263,8 @@ statements! {
         /// Takes an API key back.
         REVOKE_KEY = "
             UPDATE api_key SET revoked_ms = ?3 WHERE tenant_id = ?1 AND key_id = ?2 AND revoked_ms IS NULL";
+        /// Forgets the keys of tenant ?1 that were taken back before ?2.
+        FORGET_KEYS = "DELETE FROM api_key WHERE tenant_id = ?1 AND revoked_ms < ?2";
         /// A tenant's keys, without their hashes.
         KEYS = "
             SELECT key_id, mode, name, scopes, until_ms, revoked_ms, created_ms FROM api_key

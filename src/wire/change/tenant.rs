@@ -22,6 +22,8 @@ use crate::wire::sql::{Sql, Statement, shard};
 
 /// The most API keys of one tenant that work at a time: its document is read on every cold request.
 const KEYS: u64 = 100;
+/// For how long a key that was taken back is listed, and refused as such; then it is one that nobody knows.
+const REVOKED_MS: u64 = 90 * 24 * 3600 * 1000;
 
 /// What a change of a tenant is decided from.
 #[derive(Debug)]
@@ -274,7 +276,8 @@ pub fn revoke_key(asked: &Asked<'_>, facts: &Facts) -> Result<Edit, Failure> {
     let (id, key) = (facts.own.tenant_id.to_string(), key.to_string());
     let statements = vec![
         shard::GUARD_KEY.with(vec![id.as_str().into(), key.as_str().into()]),
-        shard::REVOKE_KEY.with(vec![id.into(), key.as_str().into(), asked.now.0.into()]),
+        shard::REVOKE_KEY.with(vec![id.as_str().into(), key.as_str().into(), asked.now.0.into()]),
+        shard::FORGET_KEYS.with(vec![id.into(), asked.now.minus(REVOKED_MS).0.into()]),
     ];
     let answer = Object::new().text("name", &key).json("definition", "null");
     Ok(Edit::of(facts, "key.revoke", &key, statements, answer))

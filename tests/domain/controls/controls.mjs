@@ -29,7 +29,7 @@ export const controls = [
 	['what was granted until an instant goes on', '(rule.rev.is_newer_than(held.rev) || ended)', 'rule.rev.is_newer_than(held.rev)', 'adversaries::what_was_granted'],
 	['a clock that is ahead ends what was granted', 'held.valid_until <= now && rule.rev == held.rev', 'rule.rev == held.rev', 'adversaries::what_was_granted'],
 	['a quota is used up while its pool is empty', '(false, ..) | (true, true, Policy::Quota { .. }) => 0,', '(false, ..) => 0,\n            (true, true, Policy::Quota { .. }) => 200,', 'adversaries::a_quota_whose_pool'],
-	['a cost that can never be paid is told to come back', 'if charge.cost > account.rule.policy.capacity() {', 'if false {', 'adversaries::costs_at_both_ends'],
+	['a cost that can never be paid is told to come back', 'if charge.cost > account.rule.policy.capacity() {\n                return Admission', 'if false {\n                return Admission', 'adversaries::costs_at_both_ends'],
 	['a lowered quota forgives', 'allowance.owed += lost.saturating_sub(allowance.avail);', '', 'adversaries::q_lowered_and_raised'],
 	['what is owed is not paid by what returns', 'let paid = tokens.min(allowance.owed);', 'let paid = 0;', 'adversaries::q_lowered_while_leased'],
 	['returned tokens exceed the capacity', 'allowance.avail = avail.min(room);', 'allowance.avail = avail;', 'adversaries::b_shrunk_with_leases_out'],
