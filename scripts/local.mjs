@@ -90,13 +90,30 @@ class Local {
   }
 
   async start() {
+    for (let tries = 1; !(await this.#listens()); tries += 1) {
+      // Somebody else took a port that was free a moment ago.
+      if (tries === 3 || this.#workerd) throw new Error(`a port is in use: ${[...this.#ports.values()].join(", ")}`);
+      this.#ports.clear();
+    }
+    await this.#migrate();
+    if (this.#options.cron) this.#timer = setInterval(() => this.scheduled().catch((error) => this.#log(`cron: ${error}`)), 60_000);
+  }
+
+  /** Starts workerd; false where a port is in use. */
+  async #listens() {
     await this.#choosePorts();
     const before = new Set(childrenNamed("workerd"));
     this.#miniflare = new Miniflare(this.#miniflareOptions());
-    await this.#miniflare.ready;
+    try {
+      await this.#miniflare.ready;
+    } catch (error) {
+      if (error.code !== "ERR_ADDRESS_IN_USE") throw error;
+      await this.#miniflare.dispose().catch(() => {});
+      this.#miniflare = undefined;
+      return false;
+    }
     this.#workerd = childrenNamed("workerd").find((pid) => !before.has(pid));
-    await this.#migrate();
-    if (this.#options.cron) this.#timer = setInterval(() => this.scheduled().catch((error) => this.#log(`cron: ${error}`)), 60_000);
+    return true;
   }
 
   async stop() {

@@ -95,8 +95,8 @@ test("every malformed question has its own code and place, and spends nothing", 
 test("a sound question at every edge of the rules is answered", async () => {
   for (const body of [
     "{\"meter\":\"scarce\",\"cost\":9007199254740991,\"peek\":true}", "{\"meter\":\"scarce\",\"cost\":0}", " {\"feature\":\"analytics\"} ",
-    JSON.stringify({ checks: Array(32).fill({ feature: "reports" }) }), "{\"meter\":\"scarce\",\"cost\":1.0,\"peek\":true}",
-  ].slice(0, 4)) {
+    JSON.stringify({ checks: Array(32).fill({ feature: "reports" }) }),
+  ]) {
     const answer = await check(body);
     assert.equal(answer.status, 200, `${body.slice(0, 80)}: ${answer.text.slice(0, 200)}`);
   }
