@@ -12,6 +12,10 @@ use crate::domain::time::UnixMillis;
 
 /// How many tokens each isolate should find when it is told to come back to a limit that has run dry.
 const TOKENS_PER_RETURN: u64 = 8;
+/// A share below this is of what there is, not of what there may be.
+const FEW: u64 = 3;
+/// A limit is scarce when less than this part of its capacity is left; and that is what all wait for, at most.
+const SCARCE: u64 = 8;
 
 impl Limiter {
     /// Takes in what a holder says of its lease; whether there is nothing more to say.
@@ -169,7 +173,10 @@ impl Limiter {
             }
         };
         let free = avail.saturating_sub(self.queued(k, None));
-        let mut tokens = want.min(free).min(share).min((avail / 2).max(1));
+        // Of a burst of a few tokens for each, what some hold idle is soon what others lack: there the share is one of what is
+        // there now, to the nearest token.
+        let most = if share < FEW { (avail + others) / (2 * others) } else { avail / 2 };
+        let mut tokens = want.min(free).min(share).min(most.max(1));
         let mut take = share < 2 && !pooled;
         let mut on = None;
         if pooled {
@@ -180,7 +187,8 @@ impl Limiter {
         if take || ttl_ms < LEAST_TTL_MS {
             (tokens, take) = (0, take || !pooled);
         }
-        let scarce = tokens < want.min(share.max(1)) && free.saturating_sub(tokens) < policy.capacity() / 8 && !take;
+        let scarce =
+            tokens < want.min(share.max(1)) && free.saturating_sub(tokens) < policy.capacity() / SCARCE && !take;
         // A pool is short while its next piece is under way. That says nothing of a quota, which is refused until its end: each
         // asks for itself.
         let retry_after_ms = match (scarce, pooled, policy) {
@@ -221,9 +229,9 @@ pub(super) fn fair_share(policy: Policy, others: u64) -> u64 {
 }
 
 /// When a limit has run dry, how long until everyone finds something again: the longer, the fewer calls; but not so
-/// long that the bucket could fill up, because what it cannot hold is lost.
+/// long that those who are within the limit are refused what has long been there again.
 pub(super) fn pace(policy: Policy, others: u64) -> u64 {
     let each = policy.ms_to_mint(others * TOKENS_PER_RETURN).unwrap_or(2_000);
-    let half = policy.ms_to_mint(policy.capacity() / 2).unwrap_or(2_000);
-    each.min(half).clamp(100, 2_000)
+    let plenty = policy.ms_to_mint(policy.capacity() / SCARCE).unwrap_or(2_000);
+    each.min(plenty).clamp(100, 2_000)
 }

@@ -9,17 +9,38 @@ pub(crate) struct Figure {
     pub at_once: f64,
 }
 
-/// One cell: `isolates` sharing `tokens` a second, at `load` times that, with `loss` percent of messages lost.
-pub(crate) fn figure(
-    tokens: u64,
-    burst: u64,
-    load: f64,
-    isolates: usize,
-    loss: f64,
-    large: Option<(u64, u64, bool)>,
-) -> Figure {
+/// `isolates` that share `tokens` a second, at `load` times that.
+#[derive(Clone, Copy)]
+pub(crate) struct Load {
+    pub tokens: u64,
+    pub burst: u64,
+    pub load: f64,
+    pub isolates: usize,
+    /// Percent of calls that are lost, on their way or on the way back.
+    pub loss: f64,
+    /// Large costs beside: as in [`Setup`].
+    pub large: Option<(u64, u64, bool)>,
+}
+
+impl Load {
+    pub(crate) const fn new(tokens: u64, burst: u64, load: f64, isolates: usize) -> Self {
+        Self { tokens, burst, load, isolates, loss: 0.0, large: None }
+    }
+}
+
+/// The mean of several schedules.
+pub(crate) fn figure(load: Load) -> Figure {
+    const SEEDS: u64 = 8;
+    let figures: Vec<Figure> = (0..SEEDS).map(|seed| seeded(load, seed)).collect();
+    let mean = |of: fn(&Figure) -> f64| figures.iter().map(of).sum::<f64>() / SEEDS as f64;
+    Figure { admitted: mean(|f| f.admitted), calls: mean(|f| f.calls), at_once: mean(|f| f.at_once) }
+}
+
+fn seeded(Load { tokens, burst, load, isolates, loss, large }: Load, seed: u64) -> Figure {
     let per_second = tokens as f64 * load / isolates as f64;
     let seconds = 100;
+    // Of a call either message may be lost.
+    let loss = 100.0 * (1.0 - (1.0 - loss / 100.0).sqrt());
     let setup = Setup {
         limits: vec![Limit { name: "rps", policy: rate(tokens, burst), owner: 0, recording: Recording::Unmetered }],
         parents: vec![None],
@@ -31,8 +52,8 @@ pub(crate) fn figure(
         seconds,
         idle_seconds: 0,
     };
-    let world = World::new(setup, 7).run();
-    world.check(7);
+    let world = World::new(setup, seed).run();
+    world.check(seed);
     let spent: u64 = world.marks[0]
         .iter()
         .map(|(_, mark)| if let super::bound::Mark::Admitted(cost) = mark { *cost } else { 0 })
@@ -61,11 +82,10 @@ fn the_table_of_the_design_is_met_or_beaten() {
     for ((tokens, burst, load), wanted) in rows {
         print!("| {tokens}, {burst} | {load} |");
         for ((isolates, loss), (admitted, calls)) in cells.into_iter().zip(wanted) {
-            let figure = figure(tokens, burst, load, isolates, loss, None);
+            let figure = figure(Load { loss, ..Load::new(tokens, burst, load, isolates) });
             print!(" {:.3}, {:.3} ({:.3} at once) |", figure.admitted, figure.calls, figure.at_once);
-            // Where every request asks for itself, those that are lost are asked again: more calls, more admitted.
-            let resent = if tokens == 10 && isolates > 4 { 0.2 } else { 0.01 };
-            if figure.admitted < admitted - 0.01 || figure.calls > calls + resent {
+            // No worse than what the table rounds to the same.
+            if figure.admitted < admitted - 0.000_5 || figure.calls > calls + 0.005 {
                 worse.push(format!(
                     "r {tokens}, load {load}, {isolates} isolates: {:.3}, {:.3}",
                     figure.admitted, figure.calls
@@ -74,7 +94,7 @@ fn the_table_of_the_design_is_met_or_beaten() {
         }
         println!();
     }
-    let large = figure(200, 600, 1.5, 20, 0.0, Some((50, 200, false)));
+    let large = figure(Load { large: Some((50, 200, false)), ..Load::new(200, 600, 1.5, 20) });
     println!("2 % of B/3 that never ask again, load 1.5: {:.3}, {:.3}", large.admitted, large.calls);
     assert!(large.admitted >= 0.90, "large costs that are held for nobody");
     assert!(worse.is_empty(), "worse than the design: {worse:#?}");
@@ -157,11 +177,25 @@ fn a_quiet_isolate_leaves_no_gap() {
 #[test]
 fn at_four_fifths_of_the_limit_hardly_a_request_waits() {
     for (tokens, burst, isolates) in [(1_000, 4_000, 4), (200, 4_000, 4), (1_000, 20_000, 20)] {
-        let figure = figure(tokens, burst, 0.8, isolates, 0.0, None);
+        let figure = figure(Load::new(tokens, burst, 0.8, isolates));
         println!(
             "r {tokens}, B {burst}, {isolates} isolates: {:.4} at once, {:.4} calls",
             figure.at_once, figure.calls
         );
         assert!(figure.at_once >= 0.99 && figure.calls <= 0.01);
+    }
+}
+
+/// Where B is a few tokens for each isolate, a request within the limit is hardly ever refused because others hold some, or for
+/// long after the bucket ran low.
+#[test]
+fn a_small_limit_admits_what_is_within_it() {
+    for (tokens, burst, isolates) in [(10, 20, 1), (10, 20, 3), (10, 30, 4), (10, 40, 4)] {
+        let figure = figure(Load::new(tokens, burst, 0.8, isolates));
+        println!(
+            "r {tokens}, B {burst}, {isolates} isolates: {:.4} admitted, {:.4} calls",
+            figure.admitted, figure.calls
+        );
+        assert!(figure.admitted >= 0.995 && figure.calls < 0.5);
     }
 }
