@@ -5,15 +5,18 @@ import assert from "node:assert/strict";
 import fs from "node:fs";
 import { test } from "node:test";
 import { figures, size, until } from "./harness.mjs";
-import { ask, each, random, world } from "./world.mjs";
+import { ask, each, payload, random, world } from "./world.mjs";
 
 const corpus = JSON.parse(fs.readFileSync(new URL("paths.json", import.meta.url), "utf8"));
 const KINDS = ["sensitive", "insensitive"].flatMap((letters) => ["deny", "allow"].map((unmatched) => ({ case: letters, unmatched, host: `${letters}-${unmatched}.example.com` })));
-const limits = { calls: { meter: "calls", rate: { units: 1_000_000, per_ms: 1000, burst: 1_000_000 } } };
+const limits = {
+  calls: { meter: "calls", rate: { units: 1_000_000, per_ms: 1000, burst: 1_000_000 } },
+  scarce: { meter: "scarce", rate: { units: 5, per_ms: 1000, burst: 20 } },
+};
 const { local, op, tenant } = await world({
   gates: 2,
   features: { protected: { kind: "boolean" }, cheap: { kind: "boolean" } },
-  meters: { calls: {}, jobs: { recording: "exact" } },
+  meters: { calls: {}, jobs: { recording: "exact" }, scarce: {} },
   plans: {
     poor: { title: "Poor", features: { cheap: true } },
     rich: { title: "Rich", features: { cheap: true, protected: true } },
@@ -25,6 +28,7 @@ const { local, op, tenant } = await world({
       { method: "GET", path: "/v1/cheap", feature: "cheap", meter: "calls" },
       { method: "GET", path: "/v1/exact", feature: "cheap", meter: "jobs" },
       { method: "GET", path: "/v1/protected", feature: "protected", meter: "calls" },
+      { method: "GET", path: "/v1/scarce", feature: "cheap", meter: "scarce" },
     ] },
     ...Object.fromEntries(KINDS.map(({ case: letters, unmatched, host }) => [`${letters}-${unmatched}`, { target: { service: "ECHO" }, hosts: [host], case: letters, unmatched, routes: corpus.routes }])),
   },
@@ -110,7 +114,7 @@ test("of two hostile tenants neither sees a trace of the other, in any response,
     const made = await op("POST", "/tenants", { slug, name: `${name}-name`, plan });
     const second = await op("POST", `/tenants/${made.id}/keys`, { name: `${name}-key`, mode: "test" });
     const { data } = await op("GET", `/tenants/${made.id}/keys`);
-    return { id: made.id, slug, keys: [made.api_key, second.api_key], ids: data.map(({ id }) => id), plan, admitted: { live: 0, test: 0 }, exact: { live: 0, test: 0 } };
+    return { id: made.id, slug, keys: [made.api_key, second.api_key], ids: data.map(({ id }) => id), plan, used: Object.fromEntries(["calls", "jobs", "scarce"].flatMap((meter) => [`${meter} live`, `${meter} test`]).map((what) => [what, 0])) };
   };
   const both = [await make("alpha", "alphaplan"), await make("beta", "betaplan")];
   const words = ["alpha", "beta"];
@@ -126,6 +130,7 @@ test("of two hostile tenants neither sees a trace of the other, in any response,
   const OPERATIONS = {
     own: (me) => ["/gate/v1/cheap", { key: pick(me.keys) }, 1],
     exact: (me) => ["/gate/v1/exact", { key: pick(me.keys) }, 1],
+    refused: (me) => ["/gate/v1/scarce", { key: pick(me.keys) }, 1],
     protected: (me) => ["/gate/v1/protected", { key: pick(me.keys) }, 1],
     unknown: (me) => ["/gate/v1/unknown", { key: pick(me.keys) }, 1],
     spoofed: (me, other) => ["/gate/v1/cheap", { key: pick(me.keys), headers: spoofs(other) }, 1],
@@ -162,13 +167,15 @@ test("of two hostile tenants neither sees a trace of the other, in any response,
       if (whole.includes(trace)) leaks.push(`${kind} ${path}: ${trace} in ${answer.status} ${whole.slice(0, 600)}`);
     }
     const mode = options.key?.startsWith("tg_test_") ? "test" : "live";
-    if (answer.status === 200 && answer.json?.origin === "echo") me[kind === "exact" ? "exact" : "admitted"][mode] += 1;
+    const meter = { exact: "jobs", refused: "scarce" }[kind] ?? "calls";
+    if (answer.status === 200 && answer.json?.origin === "echo") me.used[`${meter} ${mode}`] += 1;
     const outcome = `${answer.status} ${answer.json?.code ?? ""}`.trim();
     (seen[kind] ??= {})[outcome] = (seen[kind][outcome] ?? 0) + 1;
   });
   assert.deepEqual(leaks.slice(0, 3), []);
   const only = (kind, ...outcomes) => assert.deepEqual(Object.keys(seen[kind]).sort(), outcomes.sort(), kind);
   only("own", "200");
+  only("refused", "200", "429 rate_limited");
   only("spoofed", "200");
   only("connection", "200");
   only("both", "400 key_conflict");
@@ -181,8 +188,7 @@ test("of two hostile tenants neither sees a trace of the other, in any response,
 
   // What each used is counted for it alone: to the unit where nothing was lost, and by its own keys.
   const shard = await local.database("SHARD_GLOBAL_1");
-  for (const [at, { id, admitted, exact, ids }] of both.entries()) {
-    const wanted = { "calls live": admitted.live, "calls test": admitted.test, "jobs live": exact.live, "jobs test": exact.test };
+  for (const [at, { id, used: wanted, ids }] of both.entries()) {
     let totals;
     await until(`${words[at]}'s use is in the ledger`, async () => {
       totals = (await op("GET", `/tenants/${id}/usage`)).totals;
@@ -195,5 +201,16 @@ test("of two hostile tenants neither sees a trace of the other, in any response,
       assert.ok(ids.some((key) => text.includes(key)), text);
     }
   }
-  figures({ hostile_operations: count, leaks: leaks.length });
+  // Nor does a document of one name the other; plans and the catalog, which they share, name neither.
+  const kv = await local.documents();
+  const names = (await kv.list()).keys.map(({ name }) => name);
+  for (const [at, { id }] of both.entries()) assert.equal(names.filter((name) => name.includes(id)).length, 1, `${words[at]}'s document`);
+  for (const name of names) {
+    const text = `${name} ${JSON.stringify(payload(await kv.get(name)))}`;
+    const theirs = both.filter(({ id }) => name.includes(id));
+    for (const { id, slug, keys, ids } of both.filter((tenant) => !theirs.includes(tenant))) {
+      for (const trace of [id, slug, ...ids, ...keys.map((key) => key.slice(8))]) assert.ok(!text.includes(trace), `${trace} in ${name}`);
+    }
+  }
+  figures({ hostile_operations: count, leaks: leaks.length, documents: names.length });
 });

@@ -21,6 +21,7 @@ await made.plan("r500", leased(rate(500, 500)));
 await made.plan("burst", leased(rate(10, 100)));
 await made.plan("organisation", leased(rate(organisation.rate, organisation.burst)));
 await made.plan("spends", leased(rate(100, 100)));
+await made.plan("paced", { pace: { meter: "exact_calls", ...rate(10, 10) }, units: { meter: "exact_calls", ...quota(1_000) } });
 await made.plan("large", leased(rate(large.rate, large.burst)));
 await made.plan("quota", exact(quota(units)));
 await published(local);
@@ -113,8 +114,25 @@ test("A refusal spends neither the team's limit nor the organisation's", async (
   const refusedTeam = answers.filter(({ key, status }) => key === child.api_key && status === 429).length;
   const own = answers.filter(({ key }) => key === parent.api_key);
   figures({ "limits: refusals of a capped team": refusedTeam, "limits: its organisation beside them, at 0.93 of its rate": { asked: own.length, admitted: admitted(own).length } });
+  const team = admitted(answers).filter(({ key }) => key === child.api_key);
+  const span = answers.at(-1).received - answers[0].sent;
   assert.ok(refusedTeam > own.length, "the team was to be refused often");
+  assert.ok(excess(team, { rate: 1, burst: 2 }) <= 0 && team.length >= 1 + Math.floor(span / 2_000), `the team was left ${team.length} in ${span} ms`);
   assert.ok(admitted(own).length >= MOST * own.length, `the organisation lost ${own.length - admitted(own).length} of ${own.length} to its team's refusals`);
+});
+
+test("Refused by its organisation's rate, a team loses nothing of its own quota", async () => {
+  const cap = 50;
+  const parent = await made.tenant("paced", "paced");
+  const child = await made.call("POST", "/v1/admin/tenants", { slug: "paced-team", name: "Team", parent: parent.id });
+  await made.call("PUT", `/v1/admin/tenants/${child.id}/relations/units`, { cap: quota(cap) });
+  // 10 at once and 10 a second: the quota is used up after some 4 s.
+  const answers = await load({ gates: local.gates, clients: 16, perSecond: 100, ms: 9_000, request: () => ({ path: "/gate/api/exact", key: child.api_key, method: "POST" }) });
+  onlyDecided(answers);
+  const refusedBy = (limit) => answers.filter(({ status, body }) => status === 429 && body.includes(`"limit":{"name":"${limit}"`)).length;
+  figures({ "limits: a team's quota of 50 below its organisation's 10/s": { ...statuses(answers), by_rate: refusedBy("pace"), by_quota: refusedBy("units") } });
+  assert.ok(refusedBy("pace") > cap && refusedBy("units") > cap, "both were to refuse");
+  assert.equal(admitted(answers).length, cap);
 });
 
 test("Large costs pass too: 2 % of requests cost a third of the burst, at half load", async () => {
