@@ -61,7 +61,7 @@ async function summary(running, target) {
     one_p50_us: median(target.one.map(({ p50 }) => p50)), one_p50_ratio: paired(running, target, ({ one }) => one.map(({ p50 }) => p50)),
     cpu_us: many("cpuUs"), cpu_ratio: paired(running, target, ({ many }) => many.map(({ cpuUs }) => cpuUs)),
     hops: target.hops, hit_rate: health ? health.hits / (health.hits + health.misses) : undefined,
-    gzip_kb: target.gzip / 1024, idle_mb: target.idleMb, loaded_mb: residentMb(target.pid),
+    gzip_kb: target.gzip / 1000, idle_mb: target.idleMb, loaded_mb: residentMb(target.pid),
     errors: [...target.many, ...target.one].reduce((sum, { refused, failed }) => sum + refused + failed, 0),
   };
 }

@@ -21,7 +21,7 @@ import fs from "node:fs";
 import path from "node:path";
 import { performance } from "node:perf_hooks";
 import zlib from "node:zlib";
-import { namedByResemblance } from "./resemblance.mjs";
+import { namedByResemblance, namesOf, withoutNames } from "./resemblance.mjs";
 import { checkMachine, command, ensurePackages, ensureToolchain, hashOf, isMain, pinnedNode, root, run, say, seconds, step, unlessDone } from "./tools.mjs";
 
 const RAW = "target/worker/wasm32-unknown-unknown/release/tollgate.wasm";
@@ -29,12 +29,15 @@ const BINDGEN = ".tools/target/debug/bindgen";
 const GLUE = ["build/glue/index.js", "build/glue/index_bg.wasm"];
 const MODULE = "build/index_bg.wasm";
 const BUNDLE = "build/index.js";
+/** What `wasm-function[42]` in a stack is: line 42, counted from 0. */
+const FUNCTIONS = "build/functions.txt";
 
 /**
  * What the compiler is told beside Cargo.toml. Optimised for size it inlines what is at most 5 instructions long: with 45 the module
- * is as large, and a decision takes a sixth to a quarter less. That pays with what nobody reads: how values look to a debugger.
+ * is as large, and a decision takes a sixth to a quarter less. That pays with what nobody reads: how values look to a debugger. Where
+ * a panic began, its stack says better: FUNCTIONS names what is in it.
  */
-const COMPILER = ["-Cpanic=unwind", "-Cllvm-args=-inline-threshold=45", "-Zfmt-debug=none"];
+const COMPILER = ["-Cpanic=unwind", "-Cllvm-args=-inline-threshold=45", "-Zfmt-debug=none", "-Zlocation-detail=none"];
 
 /** A target directory of its own: these flags would otherwise rebuild what `cargo test` and clippy built, and the other way round. */
 const WORKER = {
@@ -54,9 +57,9 @@ const WORKER = {
 const FEATURES = ["mutable-globals", "sign-ext", "nontrapping-float-to-int", "bulk-memory", "multivalue", "reference-types", "exception-handling"]
   .map((feature) => `--enable-${feature}`);
 /** Nothing is inlined beyond what the compiler did: that is a tenth of what is sent. */
-const SMALLER = ["-Os", "-aimfs", "0", "-fimfs", "0", "-ocimfs", "0", "--strip-debug", "--strip-producers"];
+const SMALLER = ["-Os", "-aimfs", "0", "-fimfs", "0", "-ocimfs", "0", "--strip-producers", "-g"];
 /** Function by function as they are named. */
-const IN_ORDER = ["--reorder-functions-by-name", "--strip-debug"];
+const IN_ORDER = ["--reorder-functions-by-name", "-g"];
 
 const cargo = (title, cwd, args, env) => step(title, (onLine) => run("cargo", args, { cwd, env, onLine, title }));
 
@@ -100,13 +103,18 @@ function withoutUnmade(glue, entry) {
 
 const optimise = () => unlessDone("build/.module", hashOf([GLUE[1], BUNDLE, "scripts/build.mjs", "scripts/resemblance.mjs"]), [MODULE], () =>
   step("wasm-opt", async () => {
-    const [graph, reached, smaller, named] = ["build/reached.json", "build/reached.wasm", "build/smaller.wasm", "build/named.wasm"];
+    const graph = "build/reached.json";
+    const [reached, smaller, named, ordered] = ["reached", "smaller", "named", "ordered"].map((name) => `build/${name}.wasm`);
     const binaryen = (tool, args) => run(pinnedNode, [`node_modules/binaryen/bin/${tool}`, ...FEATURES, ...args]);
     fs.writeFileSync(path.join(root, graph), JSON.stringify(await exportsCalled()));
-    await binaryen("wasm-metadce", [GLUE[1], "-f", graph, "-o", reached]);
+    await binaryen("wasm-metadce", [GLUE[1], "-f", graph, "-g", "-o", reached]);
     await binaryen("wasm-opt", [reached, ...SMALLER, "-o", smaller]);
     fs.writeFileSync(path.join(root, named), namedByResemblance(fs.readFileSync(path.join(root, smaller))));
-    await binaryen("wasm-opt", [named, ...IN_ORDER, "-o", MODULE]);
+    await binaryen("wasm-opt", [named, ...IN_ORDER, "-o", ordered]);
+    const module = fs.readFileSync(path.join(root, ordered));
+    fs.writeFileSync(path.join(root, MODULE), withoutNames(module));
+    const names = namesOf(module);
+    fs.writeFileSync(path.join(root, FUNCTIONS), Array.from({ length: Math.max(...names.keys()) + 1 }, (_, at) => `${names.get(at) ?? ""}\n`).join(""));
   }));
 
 /** What the bundle calls of the module, as wasm-metadce wants to be told. */
@@ -146,9 +154,9 @@ export async function build({ always = false } = {}) {
   for (const make of [bind, bundle, optimise]) changed = (await make()) || changed;
   if (!changed && !always) return false;
   const { module, script } = sizes();
-  const kib = (bytes) => `${(bytes / 1024).toFixed(1)} KiB`;
-  say(`  build/: module ${kib(module.raw)} (${kib(module.gzip)} gzipped), script ${kib(script.raw)} (${kib(script.gzip)}); ` +
-    `${kib(module.gzip + script.gzip)} gzipped together; ${changed ? `built in ${seconds(began)}` : "nothing changed"}`);
+  const kb = (bytes) => `${(bytes / 1000).toFixed(1)} KB`;
+  say(`  build/: module ${kb(module.raw)} (${kb(module.gzip)} gzipped), script ${kb(script.raw)} (${kb(script.gzip)}); ` +
+    `${kb(module.gzip + script.gzip)} gzipped together; ${changed ? `built in ${seconds(began)}` : "nothing changed"}`);
   return changed;
 }
 

@@ -13,35 +13,78 @@ const [CUSTOM, CODE] = [0, 10];
 /** Of the section "name": those of functions. */
 const FUNCTIONS = 1;
 
-/** The module with names for its functions, in whose order they resemble each other. It has no others. */
+/** The module with its functions' names behind numbers in whose order they resemble each other, and no other names. */
 export function namedByResemblance(module) {
-  const imports = WebAssembly.Module.imports(new WebAssembly.Module(module)).filter(({ kind }) => kind === "function").length;
-  const bodies = functions(module);
-  const ranks = resembling(bodies);
+  const bodies = bodiesOf(module);
+  const were = namesOf(module);
+  const first = importsOf(module);
   const digits = String(bodies.length).length;
-  const names = new Map(ranks.map((body, rank) => [imports + body, String(rank).padStart(digits, "0")]));
-  const entries = [...names].sort(([a], [b]) => a - b).map(([at, name]) => [...leb(at), ...text(name)]);
-  const subsection = [leb(entries.length), ...entries].flat();
-  const content = [...text("name"), FUNCTIONS, ...leb(subsection.length), ...subsection];
-  return Buffer.concat([module, Buffer.from([CUSTOM, ...leb(content.length), ...content])]);
+  const ranks = new Map(resembling(bodies).map((body, rank) => [first + body, String(rank).padStart(digits, "0")]));
+  const entries = [...ranks].sort(([a], [b]) => a - b).map(([at, rank]) => Buffer.from([...leb(at), ...text(`${rank} ${were.get(at) ?? ""}`)]));
+  const names = Buffer.concat([Buffer.from(leb(entries.length)), ...entries]);
+  const head = [...text("name"), FUNCTIONS, ...leb(names.length)];
+  return Buffer.concat([withoutNames(module), Buffer.from([CUSTOM, ...leb(head.length + names.length), ...head]), names]);
 }
 
-/** The bodies of a module's functions. */
-function functions(module) {
-  let at = 8;
-  const number = () => {
-    let value = 0;
-    for (let shift = 0, byte = 128; byte & 128; shift += 7) value += ((byte = module[at++]) & 127) << shift;
-    return value;
-  };
-  for (;;) {
-    const section = module[at++], length = number();
-    if (section !== CODE) at += length;
-    else return Array.from({ length: number() }, () => {
-      const size = number();
-      return module.subarray(at, (at += size));
-    });
+/** The module without any names. */
+export function withoutNames(module) {
+  const kept = [...sections(module)].filter((section) => !isNames(section));
+  return Buffer.concat([module.subarray(0, 8), ...kept.map(({ from, to }) => module.subarray(from, to))]);
+}
+
+/** What its functions are called, by their numbers. */
+export function namesOf(module) {
+  const names = new Map();
+  const section = [...sections(module)].find(isNames);
+  if (!section) return names;
+  const reader = new Reader(section.content);
+  reader.text();
+  while (reader.left()) {
+    const kind = reader.byte();
+    const part = new Reader(reader.bytes());
+    if (kind === FUNCTIONS) for (let count = part.number(); count > 0; count -= 1) names.set(part.number(), part.text());
   }
+  return names;
+}
+
+/** How many functions come from outside: those of the module are numbered behind them. */
+const importsOf = (module) => WebAssembly.Module.imports(new WebAssembly.Module(module)).filter(({ kind }) => kind === "function").length;
+
+function bodiesOf(module) {
+  const reader = new Reader([...sections(module)].find(({ id }) => id === CODE).content);
+  return Array.from({ length: reader.number() }, () => reader.bytes());
+}
+
+/** The sections of a module: what each holds, and from where to where it is. */
+function* sections(module) {
+  const reader = new Reader(module, 8);
+  while (reader.left()) {
+    const from = reader.at;
+    const id = reader.byte();
+    yield { id, content: reader.bytes(), from, to: reader.at };
+  }
+}
+
+const isNames = ({ id, content }) => id === CUSTOM && new Reader(content).text() === "name";
+
+/** The binary format's numbers, and what is as long as the number before it says. */
+class Reader {
+  constructor(bytes, at = 0) {
+    this.all = bytes;
+    this.at = at;
+  }
+  left = () => this.at < this.all.length;
+  byte = () => this.all[this.at++];
+  number() {
+    let value = 0;
+    for (let shift = 0, byte = 128; byte & 128; shift += 7) value += ((byte = this.byte()) & 127) * 2 ** shift;
+    return value;
+  }
+  bytes() {
+    const size = this.number();
+    return this.all.subarray(this.at, (this.at += size));
+  }
+  text = () => this.bytes().toString();
 }
 
 /** The places of `bodies`, each beside the one that it resembles most of those left. */
@@ -73,4 +116,4 @@ function leb(value) {
   return bytes;
 }
 
-const text = (value) => [...leb(value.length), ...Buffer.from(value)];
+const text = (value) => [...leb(Buffer.byteLength(value)), ...Buffer.from(value)];

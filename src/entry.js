@@ -7,6 +7,9 @@ import * as tollgate from "../build/glue/index.js";
 
 const state = tollgate.__worker_init_state();
 
+// Of a panic's stack the first ten are what panics; build/functions.txt names them all.
+Error.stackTraceLimit = 30;
+
 /** Does what Rust says, a line each: the verb, then what it needs. src/wire/verdict.rs writes it and explains it. */
 function act(verdict, request, env, ctx, atOnce = false) {
   if (verdict.startsWith("renew\n")) {

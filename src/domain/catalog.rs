@@ -171,8 +171,7 @@ impl Catalog {
         let wrong = |pointer: String, detail: String| Err(Inconsistent { pointer, detail });
         for (name, definition) in &self.features {
             if let Some(default) = definition.default.as_ref().filter(|default| !definition.kind.accepts(default)) {
-                let detail = format!("a {} feature cannot be {}", definition.kind.name(), default.as_json());
-                return wrong(format!("/features/{name}/default"), detail);
+                return wrong(format!("/features/{name}/default"), definition.kind.misfit(default));
             }
         }
         if let Some(name) = self.kill_switches.keys().find(|name| !self.features.contains_key(*name)) {

@@ -57,6 +57,13 @@ impl Kind {
         }
     }
 
+    /// Why a feature of this kind cannot have `value`.
+    #[must_use]
+    pub fn misfit(self, value: &Value) -> String {
+        // Not by `Display`: that would bring a second and a third writer of JSON into the module.
+        format!("a {} feature cannot be {}", self.name(), serde_json::to_string(&value.0).unwrap_or_default())
+    }
+
     /// Whether `value` switches such a feature on. What is not of its type does not.
     #[must_use]
     pub const fn is_on(self, value: &Value) -> bool {

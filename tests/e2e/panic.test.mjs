@@ -64,6 +64,10 @@ test("An injected panic fails its own request only: what is in flight is answere
   assert.equal(broken.headers.get("content-type"), "application/problem+json");
   assert.equal((await broken.json()).code, "internal");
   assert.ok(panics.length === 1, `${panics.length} panics: ${local.logs().slice(-500)}`);
+  // Its stack numbers the module's functions; the build names them.
+  const names = fs.readFileSync(path.join(root, "build/functions.txt"), "utf8").split("\n");
+  const stack = [...local.logs().matchAll(/wasm-function\[(\d+)\]/g)].map(([, at]) => names[at]);
+  assert.ok(stack.some((name) => name.includes("panic_with_hook")) && stack.some((name) => /worker\[\w+\]::delay::Delay/.test(name)), stack.join("\n"));
   assert.deepEqual(statuses(answers), { 200: 20 });
   assert.equal(next.status, 200);
   assert.match(next.head, /tier=lease/, "the lease from before is still there");

@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use super::{Asked, Record, misfit};
+use super::{Asked, Record};
 use crate::domain::catalog::{Catalog, Head, Inconsistent, Meter, Origin};
 use crate::domain::decision::Code;
 use crate::domain::feature::{Definition, KillSwitch};
@@ -163,7 +163,7 @@ fn sound(content: &PlanContent, catalog: &Catalog) -> Result<(), Failure> {
             return Err(Failure::at(format!("#/features/{name}"), format!("there is no feature {name}")));
         };
         if !definition.kind.accepts(value) {
-            return Err(Failure::at(format!("#/features/{name}"), misfit(definition.kind, value)));
+            return Err(Failure::at(format!("#/features/{name}"), definition.kind.misfit(value)));
         }
     }
     for (name, limit) in &content.limits {

@@ -14,7 +14,6 @@ use super::json;
 use super::problem::Failure;
 use crate::domain::api_key::KeyRing;
 use crate::domain::decision::Code;
-use crate::domain::feature::{Kind, Value};
 use crate::domain::path::CanonicalPath;
 use crate::domain::time::UnixMillis;
 
@@ -82,9 +81,4 @@ pub struct Record {
     pub subject: String,
     /// How, as JSON.
     pub detail: String,
-}
-
-/// Why a feature of this kind cannot have this value.
-fn misfit(kind: Kind, value: &Value) -> String {
-    format!("a {} feature cannot be {}", kind.name(), json::written(&value.as_json()))
 }

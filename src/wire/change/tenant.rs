@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-use super::{Asked, Record, misfit};
+use super::{Asked, Record};
 use crate::domain::api_key::{KeyRing, Mode};
 use crate::domain::catalog::Catalog;
 use crate::domain::decision::Code;
@@ -156,7 +156,7 @@ pub fn put_override(asked: &Asked<'_>, facts: &Facts) -> Result<Edit, Failure> {
     let definition =
         definition.ok_or_else(|| Failure::new(Code::NotFound).because(format!("there is no feature {feature}")))?;
     if !definition.kind.accepts(&set.value) {
-        let detail = misfit(definition.kind, &set.value);
+        let detail = definition.kind.misfit(&set.value);
         return Err(Fault { detail, pointer: "#/value".into(), code: Code::WrongType }.into());
     }
     let sql = shard::PUT_FEATURE_OVERRIDE;
