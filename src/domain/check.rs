@@ -9,7 +9,7 @@ use super::catalog::{Catalog, Recording};
 use super::decision::Code;
 use super::gate::limit_code;
 use super::id::{KeyId, TenantId};
-use super::limit::{self, Admission, Call, OpId, Slot, Tag, Ticket, Verdict};
+use super::limit::{self, Admission, Call, LimitKey, OpId, Slot, Tag, Ticket, Verdict};
 use super::name::{FeatureName, MeterName};
 use super::outbox;
 use super::resident::{Asked, Counted, Resident, Shown, Way};
@@ -69,6 +69,9 @@ pub struct Assessed {
     pub pending: Option<Pending>,
 }
 
+/// What limits have left, as their owners said.
+pub type Left = [(LimitKey, u64)];
+
 /// A TAKE that is to be sent.
 #[derive(Debug)]
 pub struct Pending {
@@ -82,18 +85,15 @@ pub struct Pending {
     pub reversals: Vec<outbox::Event>,
 }
 
-/// Makes `checks` for the caller with this key. `id` is random.
-pub fn assess(
+/// What is found about `checks` before any limit is asked, with what each of them would take.
+fn find(
     resident: &mut Resident,
     catalog: &Catalog,
-    caller: (KeyId, Mode),
+    mode: Mode,
     checks: &[Check],
-    peek: bool,
-    id: OpId,
     now: UnixMillis,
-) -> Assessed {
-    let (key, mode) = caller;
-    let mut ways: Vec<Way> = checks
+) -> (Vec<Way>, Vec<Finding>) {
+    let ways: Vec<Way> = checks
         .iter()
         .map(|check| {
             let Check { feature, meter, cost } = check;
@@ -101,7 +101,7 @@ pub fn assess(
             resident.assess(catalog, &asked, now)
         })
         .collect();
-    let mut findings: Vec<Finding> = checks
+    let findings = checks
         .iter()
         .zip(&ways)
         .map(|(check, way)| {
@@ -111,17 +111,72 @@ pub fn assess(
             Finding { code, retry_after_ms: None, shown: way.shown.clone(), paid: false, slots }
         })
         .collect();
-    let charges = summed(&ways);
-    let decided = Assessed { findings: Vec::new(), pending: None };
-    if findings.iter().any(|finding| finding.code.is_some()) || charges.is_empty() {
-        return Assessed { findings, ..decided };
-    }
-    if peek {
-        for charge in &charges {
-            if let Some(code) = resident.limits.lacks(charge) {
+    (ways, findings)
+}
+
+/// Looks what `checks` would come to, and spends nothing. What a limit has left is what its owner said, and otherwise what this
+/// isolate heard last.
+pub fn peek(
+    resident: &mut Resident,
+    catalog: &Catalog,
+    mode: Mode,
+    checks: &[Check],
+    said: &Left,
+    now: UnixMillis,
+) -> Vec<Finding> {
+    let (ways, mut findings) = find(resident, catalog, mode, checks, now);
+    if findings.iter().all(|finding| finding.code.is_none()) {
+        for charge in summed(&ways) {
+            if let Some(code) = lacks(&resident.limits, &charge, said) {
                 refuse(&mut findings, charge.slot, limit_code(code), None);
             }
         }
+    }
+    findings
+}
+
+/// The limits of these findings, those of one owner side by side, each with what it has while nobody has used of it.
+#[must_use]
+pub fn limits(resident: &Resident, findings: &[Finding]) -> Vec<(LimitKey, u64)> {
+    let slots = findings.iter().flat_map(|finding| &finding.slots);
+    let rules = slots.filter_map(|slot| resident.limits.rule(*slot));
+    let mut limits: Vec<_> = rules.map(|rule| (rule.key.clone(), rule.policy.capacity())).collect();
+    limits.sort();
+    limits.dedup();
+    limits
+}
+
+/// What the limit at a slot has left.
+#[must_use]
+pub fn left(limits: &limit::Isolate, slot: Slot, said: &Left) -> u64 {
+    let key = limits.key(slot);
+    let said = said.iter().find(|(of, _)| Some(of) == key);
+    said.map_or_else(|| limits.remaining(slot), |(_, left)| *left)
+}
+
+fn lacks(limits: &limit::Isolate, charge: &limit::Charge, said: &Left) -> Option<limit::Code> {
+    let policy = limits.rule(charge.slot)?.policy;
+    if charge.cost > policy.capacity() {
+        return Some(limit::Code::CostTooLarge);
+    }
+    let exhausted = policy.ends().map_or(limit::Code::RateLimited, |_| limit::Code::QuotaExhausted);
+    (left(limits, charge.slot, said) < charge.cost).then_some(exhausted)
+}
+
+/// Makes `checks` for the caller with this key. `id` is random.
+pub fn assess(
+    resident: &mut Resident,
+    catalog: &Catalog,
+    caller: (KeyId, Mode),
+    checks: &[Check],
+    id: OpId,
+    now: UnixMillis,
+) -> Assessed {
+    let (key, mode) = caller;
+    let (mut ways, mut findings) = find(resident, catalog, mode, checks, now);
+    let charges = summed(&ways);
+    let decided = Assessed { findings: Vec::new(), pending: None };
+    if findings.iter().any(|finding| finding.code.is_some()) || charges.is_empty() {
         return Assessed { findings, ..decided };
     }
     let is_exact = |way: &Way| way.meter.as_ref().is_some_and(|metering| metering.recording == Recording::Exact);

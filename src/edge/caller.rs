@@ -11,6 +11,7 @@ use super::documents::{self, Read};
 use super::gate::{self, clock};
 use super::isolate::{self, Isolate};
 use super::object::{answered, ask_tenant};
+use super::promise::all;
 use crate::domain::api_key::Mode;
 use crate::domain::catalog::Catalog;
 use crate::domain::check::{self, Check, Finding, Pending};
@@ -19,6 +20,7 @@ use crate::domain::document::DocumentKey;
 use crate::domain::feature::{Entitlement, Source};
 use crate::domain::gate::{Caller, Compiled, Refused, Request};
 use crate::domain::id::{KeyId, TenantId};
+use crate::domain::limit::LimitKey;
 use crate::domain::name::{FeatureName, MeterName, ShardName};
 use crate::domain::resident::Resident;
 use crate::domain::time::UnixMillis;
@@ -260,7 +262,10 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
     if stranger {
         return Ok(refusal);
     }
-    let (checks, peek) = question(&call.body(QUESTION).await?)?;
+    let (checks, peeks) = question(&call.body(QUESTION).await?)?;
+    if peeks {
+        return peek(&call, &checks).await;
+    }
     let (mut tries, mut most) = (0, 0);
     loop {
         let id = isolate::with(Isolate::op_id).ok_or_else(|| Failure::new(Code::Unavailable))?;
@@ -269,8 +274,8 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
             if most == 0 {
                 most = gate::tries(&resident.limits);
             }
-            let assessed = check::assess(resident, catalog, (key, mode), &checks, peek, id, now);
-            let answer = answer(&call, (resident, catalog, mode), &checks, &assessed.findings, None, now);
+            let assessed = check::assess(resident, catalog, (key, mode), &checks, id, now);
+            let answer = answer(&call, (resident, catalog, mode), &checks, &assessed.findings, &[], None, now);
             pending = assessed.pending.map(|pending| (pending, assessed.findings));
             Ok(answer)
         })
@@ -289,7 +294,7 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
                 was_said = check::conclude(resident, ticket, reply.as_ref(), &mut findings, now);
             }
             let tier = if was_said { Tier::Limiter } else { Tier::Isolate };
-            Ok(self::answer(&call, (resident, catalog, mode), &checks, &findings, Some(tier), now))
+            Ok(self::answer(&call, (resident, catalog, mode), &checks, &findings, &[], Some(tier), now))
         })
         .await?;
         tries += 1;
@@ -299,11 +304,43 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
     }
 }
 
+/// What checks would come to. Nothing is spent: the owners of the limits are asked what is left, and where one cannot be reached,
+/// it is what this isolate heard last.
+async fn peek(call: &Call, checks: &[Check]) -> Result<Answer, Failure> {
+    let mut limits = Vec::new();
+    let unasked = known(call, &mut |Known { resident, catalog, mode, now, .. }| {
+        let findings = check::peek(resident, catalog, mode, checks, &[], now);
+        limits = check::limits(resident, &findings);
+        Ok(answer(call, (resident, catalog, mode), checks, &findings, &[], None, now))
+    })
+    .await?;
+    if limits.is_empty() {
+        return Ok(unasked);
+    }
+    let owners = limits.chunk_by(|(key, _), (next, _)| key.tenant == next.tenant);
+    let said = all(owners.map(async |of| {
+        let keys: Vec<LimitKey> = of.iter().map(|(key, _)| key.clone()).collect();
+        let Some(owner) = keys.first().map(|key| key.tenant) else { return Vec::new() };
+        let said = ask_tenant(&call.env, &call.config, owner, AskTenant::Left(keys)).await;
+        let said: Vec<Option<u64>> = said.and_then(|said| answered(&said)).unwrap_or_default();
+        of.iter().zip(said).map(|((key, whole), left)| (key.clone(), left.unwrap_or(*whole))).collect()
+    }))
+    .await
+    .concat();
+    let tier = if said.len() == limits.len() { Tier::Limiter } else { Tier::Isolate };
+    known(call, &mut |Known { resident, catalog, mode, now, .. }| {
+        let findings = check::peek(resident, catalog, mode, checks, &said, now);
+        Ok(answer(call, (resident, catalog, mode), checks, &findings, &said, Some(tier), now))
+    })
+    .await
+}
+
 fn answer(
     call: &Call,
     (resident, catalog, mode): (&Resident, &Catalog, Mode),
     checks: &[Check],
     findings: &[Finding],
+    said: &check::Left,
     tier: Option<Tier>,
     now: UnixMillis,
 ) -> Answer {
@@ -315,7 +352,7 @@ fn answer(
                 .shown("tenant", &shown.tenant)
                 .number("level", shown.level as u64)
                 .number("quota", shown.quota)
-                .number("remaining", resident.limits.remaining(shown.slot))
+                .number("remaining", check::left(&resident.limits, shown.slot, said))
                 .maybe(shown.ends, |object, ends| object.number("resets_at", ends.0))
                 .end()
         });

@@ -23,7 +23,7 @@ use super::{isolate, ledger, sealer};
 use crate::domain::document::DocumentKey;
 use crate::domain::id::{RequestId, TenantId};
 use crate::domain::job::Job;
-use crate::domain::limit::{Call, Effects, Incarnation, Limiter, OpId, Reply};
+use crate::domain::limit::{Call, Effects, Incarnation, LimitKey, Limiter, OpId, Reply};
 use crate::domain::outbox::Event;
 use crate::domain::tally::{self, Label};
 use crate::domain::tenant::Tenant;
@@ -121,6 +121,7 @@ impl TenantShell {
                 Ok("true".to_owned())
             }
             AskTenant::Books => Ok(json::written(&self.0.books(tenant, now)?)),
+            AskTenant::Left(keys) => Ok(json::written(&self.0.left(tenant, &keys, now)?)),
         }
     }
 
@@ -425,6 +426,16 @@ impl TenantObject {
             .run("DELETE FROM traffic WHERE minute < ?1", vec![integer(label.minute.saturating_sub(TRAFFIC_MINUTES))])
     }
 
+    /// Time passes; nothing else changes.
+    fn left(&self, tenant: TenantId, keys: &[LimitKey], now: UnixMillis) -> Result<Vec<Option<u64>>, JsError> {
+        let (effects, left) = self.with_limiter(tenant, now, |limiter| {
+            let effects = limiter.tick(now);
+            (effects, keys.iter().map(|key| limiter.standing(key).map(|standing| standing.avail)).collect())
+        })?;
+        self.book(&effects, now)?;
+        Ok(left)
+    }
+
     fn books(&self, tenant: TenantId, now: UnixMillis) -> Result<Books, JsError> {
         let count = |sql| -> Result<u64, JsError> {
             let rows = self.tables.rows(sql, vec![]).map_err(|error| broken(&error))?;
@@ -443,7 +454,7 @@ impl TenantObject {
             vec![],
         );
         let traffic = traffic.map_err(|error| broken(&error))?;
-        let name = |key: &crate::domain::limit::LimitKey| {
+        let name = |key: &LimitKey| {
             let window = key.window.map_or(String::new(), |window| format!("@{}", window.0));
             format!("{}/{}/{}{window}", key.tenant, key.limit, key.mode.name())
         };

@@ -32,6 +32,8 @@ pub enum AskTenant {
     Seal,
     /// What is out and what is lost: for reports and proofs.
     Books,
+    /// What these limits have left, in their order: for a peek. None of one that nobody has asked about yet.
+    Left(Vec<limit::LimitKey>),
 }
 
 /// Content for a document.

@@ -269,16 +269,6 @@ impl Isolate {
         self.accounts.get(slot.0).map_or(0, |account| account.remaining)
     }
 
-    /// Why a cost would be refused, by what the limiter last said it had left.
-    #[must_use]
-    pub fn lacks(&self, charge: &Charge) -> Option<Code> {
-        let account = self.accounts.get(charge.slot.0)?;
-        if charge.cost > account.rule.policy.capacity() {
-            return Some(Code::CostTooLarge);
-        }
-        (account.remaining < charge.cost).then(|| account.exhausted())
-    }
-
     /// Whether [`Self::renew`] may have something to send behind this reply.
     #[must_use]
     pub const fn is_due(&self) -> bool {
