@@ -9,7 +9,7 @@ use super::catalog::{Catalog, Recording};
 use super::decision::Code;
 use super::gate::limit_code;
 use super::id::{KeyId, TenantId};
-use super::limit::{self, Admission, Call, LimitKey, OpId, Slot, Tag, Ticket, Verdict};
+use super::limit::{self, Admission, Call, OpId, Rule, Slot, Tag, Ticket, Verdict};
 use super::name::{FeatureName, MeterName};
 use super::outbox;
 use super::resident::{Asked, Counted, Resident, Shown, Way};
@@ -69,8 +69,8 @@ pub struct Assessed {
     pub pending: Option<Pending>,
 }
 
-/// What limits have left, as their owners said.
-pub type Left = [(LimitKey, u64)];
+/// What a limit has left, as its owner said; none where it said nothing.
+pub type Said<'a> = dyn Fn(&Rule) -> Option<u64> + 'a;
 
 /// A TAKE that is to be sent.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ pub fn peek(
     catalog: &Catalog,
     mode: Mode,
     checks: &[Check],
-    said: &Left,
+    said: &Said<'_>,
     now: UnixMillis,
 ) -> Vec<Finding> {
     let (ways, mut findings) = find(resident, catalog, mode, checks, now);
@@ -135,26 +135,13 @@ pub fn peek(
     findings
 }
 
-/// The limits of these findings, those of one owner side by side, each with what it has while nobody has used of it.
-#[must_use]
-pub fn limits(resident: &Resident, findings: &[Finding]) -> Vec<(LimitKey, u64)> {
-    let slots = findings.iter().flat_map(|finding| &finding.slots);
-    let rules = slots.filter_map(|slot| resident.limits.rule(*slot));
-    let mut limits: Vec<_> = rules.map(|rule| (rule.key.clone(), rule.policy.capacity())).collect();
-    limits.sort();
-    limits.dedup();
-    limits
-}
-
 /// What the limit at a slot has left.
 #[must_use]
-pub fn left(limits: &limit::Isolate, slot: Slot, said: &Left) -> u64 {
-    let key = limits.key(slot);
-    let said = said.iter().find(|(of, _)| Some(of) == key);
-    said.map_or_else(|| limits.remaining(slot), |(_, left)| *left)
+pub fn left(limits: &limit::Isolate, slot: Slot, said: &Said<'_>) -> u64 {
+    limits.rule(slot).and_then(said).unwrap_or_else(|| limits.remaining(slot))
 }
 
-fn lacks(limits: &limit::Isolate, charge: &limit::Charge, said: &Left) -> Option<limit::Code> {
+fn lacks(limits: &limit::Isolate, charge: &limit::Charge, said: &Said<'_>) -> Option<limit::Code> {
     let policy = limits.rule(charge.slot)?.policy;
     if charge.cost > policy.capacity() {
         return Some(limit::Code::CostTooLarge);

@@ -626,7 +626,10 @@ pub fn is_prefixed(url: &str) -> bool {
 /// Whether an `Authorization` carries an API key, in whatever form, which the origin must not see.
 #[must_use]
 pub fn carries_key(authorization: &str) -> bool {
-    Mode::ALL.iter().any(|mode| authorization.contains(mode.prefix()))
+    Mode::ALL.iter().any(|mode| {
+        let prefix = mode.prefix().as_bytes();
+        authorization.as_bytes().windows(prefix.len()).any(|part| part == prefix)
+    })
 }
 
 /// The one API key that a request carries.

@@ -11,7 +11,6 @@ use super::documents::{self, Read};
 use super::gate::{self, clock};
 use super::isolate::{self, Isolate};
 use super::object::{answered, ask_tenant};
-use super::promise::all;
 use crate::domain::api_key::Mode;
 use crate::domain::catalog::Catalog;
 use crate::domain::check::{self, Check, Finding, Pending};
@@ -20,13 +19,13 @@ use crate::domain::document::DocumentKey;
 use crate::domain::feature::{Entitlement, Source};
 use crate::domain::gate::{Caller, Compiled, Refused, Request};
 use crate::domain::id::{KeyId, TenantId};
-use crate::domain::limit::LimitKey;
+use crate::domain::limit::Rule;
 use crate::domain::name::{FeatureName, MeterName, ShardName};
 use crate::domain::resident::Resident;
 use crate::domain::time::UnixMillis;
 use crate::portal;
 use crate::wire::json::{self, List, Object, written};
-use crate::wire::object::{AskTenant, Books};
+use crate::wire::object::{AskTenant, Books, limit_name};
 use crate::wire::problem::{Failure, Occurrence, Problem, Snapshot};
 use crate::wire::sql::shard;
 
@@ -275,7 +274,7 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
                 most = gate::tries(&resident.limits);
             }
             let assessed = check::assess(resident, catalog, (key, mode), &checks, id, now);
-            let answer = answer(&call, (resident, catalog, mode), &checks, &assessed.findings, &[], None, now);
+            let answer = answer(&call, (resident, catalog, mode), &checks, &assessed.findings, &|_| None, None, now);
             pending = assessed.pending.map(|pending| (pending, assessed.findings));
             Ok(answer)
         })
@@ -294,7 +293,7 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
                 was_said = check::conclude(resident, ticket, reply.as_ref(), &mut findings, now);
             }
             let tier = if was_said { Tier::Limiter } else { Tier::Isolate };
-            Ok(self::answer(&call, (resident, catalog, mode), &checks, &findings, &[], Some(tier), now))
+            Ok(self::answer(&call, (resident, catalog, mode), &checks, &findings, &|_| None, Some(tier), now))
         })
         .await?;
         tries += 1;
@@ -304,35 +303,34 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
     }
 }
 
-/// What checks would come to. Nothing is spent: the owners of the limits are asked what is left, and where one cannot be reached,
-/// it is what this isolate heard last.
+/// What checks would come to. Nothing is spent: each owner of their limits is asked what is left, and where one cannot be
+/// reached, that is what this isolate heard last.
 async fn peek(call: &Call, checks: &[Check]) -> Result<Answer, Failure> {
-    let mut limits = Vec::new();
-    let unasked = known(call, &mut |Known { resident, catalog, mode, now, .. }| {
-        let findings = check::peek(resident, catalog, mode, checks, &[], now);
-        limits = check::limits(resident, &findings);
-        Ok(answer(call, (resident, catalog, mode), checks, &findings, &[], None, now))
-    })
-    .await?;
-    if limits.is_empty() {
-        return Ok(unasked);
+    type Left = Vec<(String, u64)>;
+    let mut owners: Vec<(TenantId, Option<Left>)> = Vec::new();
+    loop {
+        let mut unasked = None;
+        let answer = known(call, &mut |Known { resident, catalog, mode, now, .. }| {
+            let owner = |tenant| owners.iter().find(|(owner, _)| *owner == tenant);
+            let said = |rule: &Rule| {
+                let (_, left) = owner(rule.key.tenant)?;
+                let name = limit_name(&rule.key);
+                let left = left.as_ref()?.iter().find(|(limit, _)| *limit == name);
+                // Nobody has used of what its owner does not know.
+                Some(left.map_or(rule.policy.capacity(), |(_, left)| *left))
+            };
+            let findings = check::peek(resident, catalog, mode, checks, &said, now);
+            let mut limits = findings.iter().flat_map(|finding| &finding.shown);
+            unasked = limits.find(|limit| owner(limit.tenant).is_none()).map(|limit| limit.tenant);
+            let is_said = !owners.is_empty() && owners.iter().all(|(_, left)| left.is_some());
+            let tier = if is_said { Tier::Limiter } else { Tier::Isolate };
+            Ok(answer(call, (resident, catalog, mode), checks, &findings, &said, Some(tier), now))
+        })
+        .await?;
+        let Some(owner) = unasked else { return Ok(answer) };
+        let left = ask_tenant(&call.env, &call.config, owner, AskTenant::Left).await;
+        owners.push((owner, left.and_then(|left| answered(&left)).ok()));
     }
-    let owners = limits.chunk_by(|(key, _), (next, _)| key.tenant == next.tenant);
-    let said = all(owners.map(async |of| {
-        let keys: Vec<LimitKey> = of.iter().map(|(key, _)| key.clone()).collect();
-        let Some(owner) = keys.first().map(|key| key.tenant) else { return Vec::new() };
-        let said = ask_tenant(&call.env, &call.config, owner, AskTenant::Left(keys)).await;
-        let said: Vec<Option<u64>> = said.and_then(|said| answered(&said)).unwrap_or_default();
-        of.iter().zip(said).map(|((key, whole), left)| (key.clone(), left.unwrap_or(*whole))).collect()
-    }))
-    .await
-    .concat();
-    let tier = if said.len() == limits.len() { Tier::Limiter } else { Tier::Isolate };
-    known(call, &mut |Known { resident, catalog, mode, now, .. }| {
-        let findings = check::peek(resident, catalog, mode, checks, &said, now);
-        Ok(answer(call, (resident, catalog, mode), checks, &findings, &said, Some(tier), now))
-    })
-    .await
 }
 
 fn answer(
@@ -340,7 +338,7 @@ fn answer(
     (resident, catalog, mode): (&Resident, &Catalog, Mode),
     checks: &[Check],
     findings: &[Finding],
-    said: &check::Left,
+    said: &check::Said<'_>,
     tier: Option<Tier>,
     now: UnixMillis,
 ) -> Answer {

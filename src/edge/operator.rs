@@ -15,7 +15,7 @@ use worker::console_error;
 
 use super::api::{Answer, Call};
 use super::carry;
-use super::d1::{Abort, Database};
+use super::d1::{Abort, Database, after};
 use super::object::ask_tenant;
 use super::{caller, documents, isolate};
 use crate::domain::api_key::{KeyHash, Mode};
@@ -199,7 +199,7 @@ fn batched(result: Result<Vec<Vec<Row>>, Abort>) -> Result<Batched, Failure> {
     match result {
         Ok(_) => Ok(Batched::Done),
         Err(Abort::Guard(reason)) if reason == "version" => Ok(Batched::Again),
-        Err(Abort::Constraint(message)) if message.contains("idempotency") => {
+        Err(Abort::Constraint(message)) if after(&message, "idempotency").is_some() => {
             Err(Failure::new(Code::IdempotencyInProgress))
         }
         Err(abort) => Err(abort.into()),

@@ -23,13 +23,13 @@ use super::{isolate, ledger, sealer};
 use crate::domain::document::DocumentKey;
 use crate::domain::id::{RequestId, TenantId};
 use crate::domain::job::Job;
-use crate::domain::limit::{Call, Effects, Incarnation, LimitKey, Limiter, OpId, Reply};
+use crate::domain::limit::{Call, Effects, Incarnation, LimitKey, Limiter, OpId, Reply, Standing};
 use crate::domain::outbox::Event;
 use crate::domain::tally::{self, Label};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::UnixMillis;
 use crate::wire::json;
-use crate::wire::object::{AskTenant, Books, DocumentAnswer, LimitAnswer, ToTenant};
+use crate::wire::object::{AskTenant, Books, DocumentAnswer, LimitAnswer, ToTenant, limit_name};
 
 /// For how long what was refused is kept: a week.
 const TRAFFIC_MINUTES: u64 = 7 * 24 * 60;
@@ -121,7 +121,10 @@ impl TenantShell {
                 Ok("true".to_owned())
             }
             AskTenant::Books => Ok(json::written(&self.0.books(tenant, now)?)),
-            AskTenant::Left(keys) => Ok(json::written(&self.0.left(tenant, &keys, now)?)),
+            AskTenant::Left => {
+                let standings = self.0.standings(tenant, now)?;
+                Ok(json::written(&named(&standings, |standing| standing.avail)))
+            }
         }
     }
 
@@ -158,18 +161,16 @@ impl TenantShell {
     pub fn conclude(&self, said: &str, now: f64) -> Result<String, JsError> {
         let now = super::door::instant(now);
         let (upward, reply): (Upward, Option<Reply>) = json::parse(said)?;
-        let (answer, effects) = self.0.with_limiter(upward.tenant, now, |limiter| {
-            if let Some((id, mut so_far)) = upward.waits {
-                let (outcome, effects) = limiter.forwarded(id, reply.as_ref(), now);
-                so_far.outcome = outcome.map(|outcome| (id, outcome));
-                return (so_far, effects);
-            }
-            if let Some(reply) = &reply {
-                limiter.parent_reply(reply, now);
-            }
-            (Reply::default(), Effects::default())
-        })?;
-        self.0.book(&effects, now)?;
+        let mut limiter = self.0.take(upward.tenant)?;
+        let (mut answer, mut effects) = (Reply::default(), Effects::default());
+        if let Some((id, so_far)) = upward.waits {
+            let outcome;
+            (outcome, effects) = limiter.forwarded(id, reply.as_ref(), now);
+            answer = Reply { outcome: outcome.map(|outcome| (id, outcome)), ..so_far };
+        } else if let Some(reply) = &reply {
+            limiter.parent_reply(reply, now);
+        }
+        self.0.put_back(limiter, &effects, now)?;
         Ok(json::written(&LimitAnswer { reply: answer, document: None }))
     }
 
@@ -185,8 +186,9 @@ impl TenantShell {
             && let Some(published) = self.0.published().map_err(|error| broken(&error))?
         {
             self.0.tables.remove(Job::Tick).map_err(|error| broken(&error))?;
-            let effects = self.0.with_limiter(published.tenant.tenant, now, |limiter| limiter.tick(now))?;
-            self.0.book(&effects, now)?;
+            let mut limiter = self.0.take(published.tenant.tenant)?;
+            let effects = limiter.tick(now);
+            self.0.put_back(limiter, &effects, now)?;
         }
         if is_due(Job::Flush)? {
             self.0.gathered()?;
@@ -282,15 +284,14 @@ impl TenantObject {
     }
 
     fn limit(&self, tenant: TenantId, call: &Call, now: UnixMillis) -> Result<String, JsError> {
-        let (reply, mut effects) = self.with_limiter(tenant, now, |limiter| limiter.step(call, now))?;
-        let forward = effects.forward.take();
-        self.book(&effects, now)?;
-        if let (Some(above), Some(op)) = (forward, &call.op) {
+        let mut limiter = self.take(tenant)?;
+        let (mut reply, effects) = limiter.step(call, now);
+        self.put_back(limiter, &effects, now)?;
+        if let (Some(above), Some(op)) = (effects.forward, &call.op) {
             let upward = Upward { tenant, call: Box::new(above), waits: Some((op.id(), reply)) };
             return Ok(format!("above\n{}", json::written(&upward)));
         }
         let newest = self.published().map_err(|error| broken(&error))?.map_or(0, |published| published.serial);
-        let mut reply = reply;
         reply.rev.tenant = reply.rev.tenant.max(newest);
         let document = if call.depth == 0 && newest > call.rev.tenant && call.rev.tenant > 0 {
             publisher::signed(&self.tables, &DocumentKey::Tenant(tenant)).map_err(|error| broken(&error))?
@@ -300,19 +301,14 @@ impl TenantObject {
         Ok(json::written(&LimitAnswer { reply, document }))
     }
 
-    /// Runs a step of the limiter and stores what it changed. The copy in memory is put back only when all of that went well.
-    fn with_limiter<T>(
-        &self,
-        tenant: TenantId,
-        now: UnixMillis,
-        step: impl FnOnce(&mut Limiter) -> T,
-    ) -> Result<T, JsError> {
+    /// Takes the limiter out, for one step; [`Self::put_back`] when that went well.
+    fn take(&self, tenant: TenantId) -> Result<Limiter, JsError> {
         let held = self.limiter.borrow_mut().take();
-        let mut limiter = match held {
-            Some(limiter) => limiter,
-            None => self.restore(tenant).map_err(|error| broken(&error))?,
-        };
-        let result = step(&mut limiter);
+        held.map_or_else(|| self.restore(tenant).map_err(|error| broken(&error)), Ok)
+    }
+
+    /// Stores what a step changed and what it brought. The copy in memory is put back only when all of that went well.
+    fn put_back(&self, mut limiter: Limiter, effects: &Effects, now: UnixMillis) -> Result<(), JsError> {
         let upward = limiter.parent_call(now);
         let (mut written, mut gone) = (Vec::new(), Vec::new());
         for change in limiter.changes() {
@@ -343,8 +339,9 @@ impl TenantObject {
         if upward.is_some() {
             *self.upward.borrow_mut() = upward;
         }
+        self.book(effects, now)?;
         *self.limiter.borrow_mut() = Some(limiter);
-        Ok(result)
+        Ok(())
     }
 
     fn restore(&self, tenant: TenantId) -> worker::Result<Limiter> {
@@ -426,14 +423,13 @@ impl TenantObject {
             .run("DELETE FROM traffic WHERE minute < ?1", vec![integer(label.minute.saturating_sub(TRAFFIC_MINUTES))])
     }
 
-    /// Time passes; nothing else changes.
-    fn left(&self, tenant: TenantId, keys: &[LimitKey], now: UnixMillis) -> Result<Vec<Option<u64>>, JsError> {
-        let (effects, left) = self.with_limiter(tenant, now, |limiter| {
-            let effects = limiter.tick(now);
-            (effects, keys.iter().map(|key| limiter.standing(key).map(|standing| standing.avail)).collect())
-        })?;
-        self.book(&effects, now)?;
-        Ok(left)
+    /// How every limit stands. Time passes; nothing else changes.
+    fn standings(&self, tenant: TenantId, now: UnixMillis) -> Result<Vec<(LimitKey, Standing)>, JsError> {
+        let mut limiter = self.take(tenant)?;
+        let effects = limiter.tick(now);
+        let standings = limiter.standings();
+        self.put_back(limiter, &effects, now)?;
+        Ok(standings)
     }
 
     fn books(&self, tenant: TenantId, now: UnixMillis) -> Result<Books, JsError> {
@@ -443,9 +439,7 @@ impl TenantObject {
         };
         let outbox = count("SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM gathering) AS n")?;
         let quarantine = count("SELECT count(*) AS n FROM quarantine")?;
-        let (effects, standings) =
-            self.with_limiter(tenant, now, |limiter| (limiter.tick(now), limiter.standings()))?;
-        self.book(&effects, now)?;
+        let standings = self.standings(tenant, now)?;
         // What was refused or only observed lately, and the last request of each kind.
         let traffic = self.tables.rows(
             "SELECT json_group_array(json_object('minute', minute, 'key', key, 'what', what, 'requests', requests,
@@ -454,17 +448,18 @@ impl TenantObject {
             vec![],
         );
         let traffic = traffic.map_err(|error| broken(&error))?;
-        let name = |key: &LimitKey| {
-            let window = key.window.map_or(String::new(), |window| format!("@{}", window.0));
-            format!("{}/{}/{}{window}", key.tenant, key.limit, key.mode.name())
-        };
         Ok(Books {
             outbox,
             quarantine,
-            leased: standings.iter().map(|(key, standing)| (name(key), standing.open)).collect(),
-            gap: standings.iter().map(|(key, standing)| (name(key), standing.gap)).collect(),
+            leased: named(&standings, |standing| standing.open),
+            gap: named(&standings, |standing| standing.gap),
             traffic: traffic.first().and_then(|row| row.text("rows").ok()).unwrap_or("[]").to_owned(),
             at: now,
         })
     }
+}
+
+/// Something of each limit, by its name.
+fn named(standings: &[(LimitKey, Standing)], of: fn(&Standing) -> u64) -> Vec<(String, u64)> {
+    standings.iter().map(|(key, standing)| (limit_name(key), of(standing))).collect()
 }

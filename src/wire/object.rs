@@ -32,8 +32,15 @@ pub enum AskTenant {
     Seal,
     /// What is out and what is lost: for reports and proofs.
     Books,
-    /// What these limits have left, in their order: for a peek. None of one that nobody has asked about yet.
-    Left(Vec<limit::LimitKey>),
+    /// What each limit has left, by its name ([`limit_name`]): for a peek. One that nobody has asked about is not among them.
+    Left,
+}
+
+/// How a limit is named in answers: `ten_.../requests/live`, and for a quota `@` and when its window began.
+#[must_use]
+pub fn limit_name(key: &limit::LimitKey) -> String {
+    let window = key.window.map_or(String::new(), |window| format!("@{}", window.0));
+    format!("{}/{}/{}{window}", key.tenant, key.limit, key.mode.name())
 }
 
 /// Content for a document.

@@ -10,7 +10,7 @@ import { ask, counter, each, payload, sleep, told, world } from "./world.mjs";
 
 const counted = counter("DOCUMENTS", "TENANT");
 const { local, op, tenant, cold } = await world({
-  gates: 10,
+  gates: 11,
   watch: counted.watch,
   origins: {
     default: { target: { service: "ECHO" }, unmatched: "deny", routes: [
@@ -286,4 +286,28 @@ test("a test key passes the same checks and is metered apart", async () => {
     return totals.reduce((sum, { quantity }) => sum + quantity, 0) === 3 && totals;
   }, 30_000);
   assert.deepEqual(totals.map(({ meter, mode, quantity }) => [meter, mode, quantity]), [["calls", "live", 1], ["calls", "test", 2]]);
+});
+
+test("a peek says what its limits' owners have left, at a gate that never met the tenant, and spends nothing", async () => {
+  const units = (units) => ({ quota: { units, per: "month" } });
+  await op("POST", "/plans/peeked/versions", { title: "Peeked", features: { reports: true }, limits: { calls: { meter: "calls", ...units(5) } } });
+  const organisation = await tenant("peeked");
+  const team = await op("POST", "/tenants", { slug: "peeking-team", name: "Team", parent: organisation.id });
+  await settled();
+  const gate = cold();
+  const check = async (base, key, question) => (await ask(base, "/v1/check", { key, method: "POST", body: JSON.stringify({ meter: "calls", ...question }) })).json;
+  const look = async (cost = 1) => {
+    const said = await check(gate, team.api_key, { cost, peek: true });
+    return [said.allowed, said.checks[0].code, said.checks[0].limits.at(-1).remaining, said.tier];
+  };
+
+  assert.deepEqual(await look(), [true, undefined, 5, "limiter"]);
+  const before = (await ask(warm, "/v1/usage", { key: team.api_key })).json;
+  assert.deepEqual([before.leased, before.gap], [[], []], "a peek leaves no trace at a limiter");
+  assert.equal((await check(warm, organisation.api_key, { cost: 3 })).allowed, true);
+  assert.deepEqual(await look(), [true, undefined, 2, "limiter"]);
+  assert.deepEqual(await look(3), [false, "quota_exceeded", 2, "limiter"]);
+  assert.deepEqual(await look(6), [false, "cost_exceeds_limit", 2, "limiter"]);
+  assert.equal((await check(warm, organisation.api_key, { cost: 2 })).allowed, true);
+  assert.deepEqual(await look(), [false, "quota_exceeded", 0, "limiter"]);
 });
