@@ -60,14 +60,6 @@ CREATE TABLE plan_version (
 CREATE TRIGGER plan_version_is_immutable BEFORE UPDATE ON plan_version BEGIN SELECT RAISE(ABORT, 'a published plan version never changes'); END;
 CREATE TRIGGER plan_version_is_kept BEFORE DELETE ON plan_version BEGIN SELECT RAISE(ABORT, 'a published plan version is kept'); END;
 
-CREATE TABLE operator_key (
-  hash       TEXT PRIMARY KEY,
-  name       TEXT NOT NULL,
-  role       TEXT NOT NULL CHECK (role IN ('owner', 'support', 'billing', 'read-only')),
-  created_ms INTEGER NOT NULL,
-  revoked_ms INTEGER
-) STRICT, WITHOUT ROWID;
-
 -- Where each tenant is. `reserved` is a tenant whose shard rows are not known to be there yet.
 CREATE TABLE directory (
   tenant_id TEXT PRIMARY KEY,

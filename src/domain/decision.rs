@@ -67,9 +67,6 @@ codes! {
     /// The key's own end has come.
     KeyExpired = 401 "key_expired" "API key expired",
         "Use another key, or ask for a new one.";
-    /// The key is valid but was not given the scope that this call needs.
-    ScopeMissing = 403 "scope_missing" "Scope missing",
-        "Use a key that carries the scope named in the answer.";
     /// The tenant is suspended: none of its keys is served.
     TenantSuspended = 403 "tenant_suspended" "Tenant suspended",
         "Its administrators were told why. Settle that, or write to the operator.";

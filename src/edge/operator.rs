@@ -3,7 +3,7 @@
 //! Invariant: a change, its audit record, the stored answer for its idempotency key and the note that it must be published
 //! are one batch, or nothing. What is published is carried at once, and by the sweep if a crash left it.
 //!
-//! Every change: 1. a good operator key with a role that may write (401, 403); 2. `Idempotency-Key` (400); 3. a stored answer
+//! Every change: 1. the operator key (401); 2. `Idempotency-Key` (400); 3. a stored answer
 //! for it is given again (422 where the request is another); 4. `wire::change` decides (400, 404, 409, 413, 422); 5. the
 //! batch (409); 6. its answer.
 
@@ -61,38 +61,27 @@ impl From<Invalid> for Failure {
     }
 }
 
-/// Who operates.
-struct Operator {
-    /// As audit records name it.
-    name: String,
-    writes: bool,
-}
+/// Who operates, as audit records name them.
+const OPERATOR: &str = "operator";
 
-/// The operator behind a request.
+/// Lets nobody else through.
 ///
 /// # Errors
-/// 401 for no good key.
-async fn operator(call: &Call) -> Result<Operator, Failure> {
+/// 401 for no operator key, or another one.
+fn operator(call: &Call) -> Result<(), Failure> {
     let authorization = call.header("authorization").unwrap_or_default();
-    let text =
-        authorization
-            .strip_prefix("Bearer ")
-            .or_else(|| authorization.strip_prefix("bearer "))
-            .map(str::trim)
-            .ok_or_else(|| Failure::new(Code::KeyMissing).because("send the operator key as Authorization: Bearer"))?;
-    let hash = KeyHash::of(text);
+    let text = authorization.strip_prefix("Bearer ").or_else(|| authorization.strip_prefix("bearer ")).map(str::trim);
+    let missing = || Failure::new(Code::KeyMissing).because("send the operator key as Authorization: Bearer");
     // Comparing hashes tells nothing about the key, however long it takes.
-    if hash == call.config.operator_key {
-        return Ok(Operator { name: "operator".to_owned(), writes: true });
+    if KeyHash::of(text.ok_or_else(missing)?) == call.config.operator_key {
+        Ok(())
+    } else {
+        Err(Failure::new(Code::KeyInvalid))
     }
-    let query = control::OPERATOR_KEY.with(vec![hash.to_string().into()]);
-    let key = Database::control(&call.env)?.row(query).await?.ok_or_else(|| Failure::new(Code::KeyInvalid))?;
-    Ok(Operator { writes: key.text("role")? == "owner", name: format!("operator:{}", key.text("name")?) })
 }
 
 /// A change that is under way.
 struct Change {
-    actor: String,
     key: String,
     fingerprint: String,
     body: Vec<u8>,
@@ -105,10 +94,7 @@ impl Change {
     /// # Errors
     /// Why the change cannot begin.
     async fn begin(call: &Call) -> Result<Self, Failure> {
-        let operator = operator(call).await?;
-        if !operator.writes {
-            return Err(Failure::new(Code::ScopeMissing).because("this operator key may read only"));
-        }
+        operator(call)?;
         let key = call.header("idempotency-key").ok_or_else(|| Failure::new(Code::IdempotencyKeyMissing))?;
         // A structured-field string is quoted; many clients send the bare value.
         let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(&key);
@@ -122,7 +108,7 @@ impl Change {
         hash.update(&body);
         let fingerprint = URL_SAFE_NO_PAD.encode(hash.finalize());
         let random = (isolate::random()?, isolate::random()?);
-        Ok(Self { actor: operator.name, key: key.to_owned(), fingerprint, body, random })
+        Ok(Self { key: key.to_owned(), fingerprint, body, random })
     }
 
     fn asked<'a>(&'a self, call: &'a Call) -> Asked<'a> {
@@ -130,7 +116,7 @@ impl Change {
             route: call.route,
             path: call.path(),
             body: &self.body,
-            actor: &self.actor,
+            actor: OPERATOR,
             now: call.now,
             random: self.random,
             keys: &call.config.api_keys,
@@ -139,7 +125,7 @@ impl Change {
 
     /// Where the answer that was given before would be, with the operator's own or with a tenant's.
     fn before(&self, home: Option<TenantId>) -> Statement {
-        let (actor, key) = (self.actor.as_str().into(), self.key.as_str().into());
+        let (actor, key) = (OPERATOR.into(), self.key.as_str().into());
         match home {
             None => control::IDEMPOTENT.with(vec![actor, key]),
             Some(tenant) => shard::IDEMPOTENT.with(vec![tenant.to_string().into(), actor, key]),
@@ -163,7 +149,7 @@ impl Change {
     fn seal(&self, call: &Call, home: Option<TenantId>, record: Record, status: u16, body: &str) -> [Statement; 2] {
         let first = || home.map(|tenant| Param::from(tenant.to_string()));
         let answer = [
-            self.actor.as_str().into(),
+            OPERATOR.into(),
             self.key.as_str().into(),
             self.fingerprint.as_str().into(),
             u64::from(status).into(),
@@ -174,7 +160,7 @@ impl Change {
             None => (control::ADD_IDEMPOTENT, control::ADD_AUDIT),
             Some(_) => (shard::ADD_IDEMPOTENT, shard::ADD_AUDIT),
         };
-        let audit = audit(call, &self.actor, record);
+        let audit = audit(call, record);
         [
             add_answer.with(first().into_iter().chain(answer).collect()),
             add_audit.with(first().into_iter().chain(audit).collect()),
@@ -182,9 +168,9 @@ impl Change {
     }
 }
 
-fn audit(call: &Call, actor: &str, Record { action, subject, detail }: Record) -> [Param; 7] {
+fn audit(call: &Call, Record { action, subject, detail }: Record) -> [Param; 7] {
     let id = call.id.to_string();
-    [id.as_str().into(), call.now.0.into(), actor.into(), action.into(), subject.into(), detail.into(), id.into()]
+    [id.as_str().into(), call.now.0.into(), OPERATOR.into(), action.into(), subject.into(), detail.into(), id.into()]
 }
 
 /// What a batch of a change came to.
@@ -479,7 +465,7 @@ async fn settle(call: &Call, change: &Change, wanted: &NewTenant, place: &Placed
         subject: id.clone(),
         detail: Object::new().text("slug", &place.slug).shown("key", &minted.id).end(),
     };
-    let audit = audit(call, &change.actor, record);
+    let audit = audit(call, record);
     batch.push(shard::ADD_AUDIT.with(std::iter::once(id.into()).chain(audit).collect()));
     database.run(batch).await?;
     Ok(minted.text)
@@ -502,7 +488,7 @@ fn page(
 
 /// The whole catalog, as it is stored.
 pub(crate) async fn catalog(call: Call) -> Result<Answer, Failure> {
-    operator(&call).await?;
+    operator(&call)?;
     let (serial, catalog) = carry::read_catalog(&Database::control(&call.env)?).await?;
     let catalog = written(&catalog);
     // Its members beside its serial.
@@ -512,7 +498,7 @@ pub(crate) async fn catalog(call: Call) -> Result<Answer, Failure> {
 
 /// The operator's audit records, newest first.
 pub(crate) async fn audit_records(call: Call) -> Result<Answer, Failure> {
-    operator(&call).await?;
+    operator(&call)?;
     let (cursor, limit) = call.page()?;
     let query = control::AUDIT.with(vec![cursor.unwrap_or(NEWEST).into(), (limit + 1).into()]);
     page(Database::control(&call.env)?.rows(query).await?, limit, "id", audited)
@@ -520,7 +506,7 @@ pub(crate) async fn audit_records(call: Call) -> Result<Answer, Failure> {
 
 /// A tenant's audit records, newest first, with their places in the chain.
 pub(crate) async fn tenant_audit(call: Call) -> Result<Answer, Failure> {
-    operator(&call).await?;
+    operator(&call)?;
     let (cursor, limit) = call.page()?;
     let place = placed(&call, call.param("id")).await?;
     let params = vec![place.tenant.to_string().into(), cursor.unwrap_or(NEWEST).into(), (limit + 1).into()];
@@ -543,7 +529,7 @@ fn audited(row: &Row) -> Result<String, Invalid> {
 
 /// Tenants, in the order of their ids.
 pub(crate) async fn tenants(call: Call) -> Result<Answer, Failure> {
-    operator(&call).await?;
+    operator(&call)?;
     let (cursor, limit) = call.page()?;
     let query = control::DIRECTORY_PAGE.with(vec![cursor.unwrap_or_default().into(), (limit + 1).into()]);
     page(Database::control(&call.env)?.rows(query).await?, limit, "tenant_id", |row| {
@@ -555,7 +541,7 @@ pub(crate) async fn tenants(call: Call) -> Result<Answer, Failure> {
 
 /// One tenant, whole.
 pub(crate) async fn tenant(call: Call) -> Result<Answer, Failure> {
-    operator(&call).await?;
+    operator(&call)?;
     let place = placed(&call, call.param("id")).await?;
     let chain = carry::chain(&Database::shard(&call.env, &place.shard)?, place.tenant).await?;
     let row = chain.first().ok_or_else(|| Failure::new(Code::NotFound))?;
@@ -579,7 +565,7 @@ pub(crate) async fn tenant(call: Call) -> Result<Answer, Failure> {
 
 /// A tenant's API keys, without their secrets.
 pub(crate) async fn keys(call: Call) -> Result<Answer, Failure> {
-    operator(&call).await?;
+    operator(&call)?;
     let place = placed(&call, call.param("id")).await?;
     let query = shard::KEYS.with(vec![place.tenant.to_string().into()]);
     let rows = Database::shard(&call.env, &place.shard)?.rows(query).await?;
@@ -598,7 +584,7 @@ pub(crate) async fn keys(call: Call) -> Result<Answer, Failure> {
 
 /// What a tenant has used, and what of it is still on its way to the ledger.
 pub(crate) async fn usage(call: Call) -> Result<Answer, Failure> {
-    operator(&call).await?;
+    operator(&call)?;
     let place = placed(&call, call.param("id")).await?;
     caller::used(&call, place.tenant, &place.shard, UnixMillis(0)).await
 }

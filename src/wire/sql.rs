@@ -138,8 +138,6 @@ statements! {
         AUDIT = "
             SELECT id, at_ms, actor, action, subject, detail, request_id FROM audit
             WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
-        /// An operator key by its hash.
-        OPERATOR_KEY = "SELECT name, role FROM operator_key WHERE hash = ?1 AND revoked_ms IS NULL";
         /// Reserves a place for a tenant.
         RESERVE_TENANT = "
             INSERT INTO directory (tenant_id, slug, parent_id, shard, state, created_ms)
