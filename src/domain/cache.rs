@@ -76,7 +76,7 @@ impl<K: Copy + Eq + Hash, V> Cache<K, V> {
     pub fn insert(&mut self, key: K, value: V, weight: usize) -> Option<Place> {
         self.remove(&key);
         while self.weight + weight > self.bound {
-            self.evict()?;
+            self.evict(None)?;
         }
         self.births += 1;
         let birth = self.births;
@@ -94,7 +94,7 @@ impl<K: Copy + Eq + Hash, V> Cache<K, V> {
         Some(Place { at, birth })
     }
 
-    /// Says that what is at `place` now weighs `weight`; puts out others for it where it must.
+    /// Says that what is at `place` now weighs `weight`; puts out others for it where it must, and never itself.
     pub fn reweigh(&mut self, place: Place, weight: usize) {
         let Some(entry) = self.entries.get_mut(place.at).and_then(Option::as_mut).filter(|e| e.birth == place.birth)
         else {
@@ -103,7 +103,7 @@ impl<K: Copy + Eq + Hash, V> Cache<K, V> {
         self.weight = self.weight - entry.weight + weight;
         entry.weight = weight;
         entry.touched = true;
-        while self.weight > self.bound && self.evict().is_some() {}
+        while self.weight > self.bound && self.evict(Some(place.at)).is_some() {}
     }
 
     /// Forgets `key`.
@@ -138,15 +138,15 @@ impl<K: Copy + Eq + Hash, V> Cache<K, V> {
         self.entries.iter_mut().filter_map(|entry| entry.as_mut().map(|entry| &mut entry.value))
     }
 
-    /// Puts one entry out; none when there is none. Two rounds of the hand pass every entry untouched.
-    fn evict(&mut self) -> Option<()> {
-        if self.places.is_empty() {
+    /// Puts one entry out that is not at `spared`; none when there is none. Two rounds of the hand pass every entry untouched.
+    fn evict(&mut self, spared: Option<usize>) -> Option<()> {
+        if self.places.len() <= usize::from(spared.is_some()) {
             return None;
         }
         loop {
             self.hand = (self.hand + 1) % self.entries.len().max(1);
             let Some(entry) = self.entries.get_mut(self.hand).and_then(Option::as_mut) else { continue };
-            if !std::mem::replace(&mut entry.touched, false) {
+            if !std::mem::replace(&mut entry.touched, false) && spared != Some(self.hand) {
                 let key = entry.key;
                 self.remove(&key);
                 return Some(());
@@ -171,6 +171,17 @@ mod tests {
             cache.insert(key, 0, 10);
         }
         assert_eq!(cache.get(idle), None);
+    }
+
+    #[test]
+    fn what_grows_puts_out_others_and_stays() {
+        let mut cache = Cache::new(30);
+        let places: Vec<_> = ('a'..='c').filter_map(|key| cache.insert(key, key, 10)).collect();
+        for place in &places {
+            assert!(cache.get(*place).is_some());
+        }
+        cache.reweigh(places[1], 30);
+        assert_eq!((cache.len(), cache.weight(), cache.get(places[1])), (1, 30, Some(&mut 'b')));
     }
 
     #[test]

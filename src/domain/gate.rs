@@ -299,6 +299,7 @@ impl Gate {
                 return Step::Missing(vec![DocumentKey::Tenant(tenant)]);
             }
         };
+        weigh(&mut self.residents, place);
         let Some(resident) = self.residents.get(place) else {
             return Step::Refuse(Refused::new(Code::SnapshotUnavailable));
         };
@@ -552,15 +553,17 @@ impl Gate {
         self.absent.remove(&tenant);
         if let Some(place) = self.residents.find(&tenant) {
             if let Some(resident) = self.residents.get(place) {
-                resident.refresh(document, from_owner, now);
+                resident.refresh(document, text, from_owner, now);
             }
-            self.residents.reweigh(place, Resident::weight(text));
+            weigh(&mut self.residents, place);
             return;
         }
         self.born += 1;
         // An isolate that forgot a tenant is another borrower to its limiter when it meets it again.
         let me = Incarnation(self.me.0.wrapping_add(self.born));
-        self.residents.insert(tenant, Resident::new(document, me, now), Resident::weight(text));
+        let resident = Resident::new(document, text, me, now);
+        let weight = resident.weight();
+        self.residents.insert(tenant, resident, weight);
         // Places of what was put out lead nowhere; they are swept when they outnumber what is here.
         if self.keys.len() > 2 * self.residents.len() + 1_024 {
             let residents = &self.residents;
@@ -697,6 +700,13 @@ fn identify(
         return Identified::Unread(tenant);
     }
     Identified::As(place, resident.standing(hash, now))
+}
+
+/// Brings up to date what a tenant weighs: it grows with the routes that its requests take.
+fn weigh(residents: &mut Cache<TenantId, Resident>, place: Place) {
+    if let Some(weight) = residents.peek(place).map(Resident::weight) {
+        residents.reweigh(place, weight);
+    }
 }
 
 enum Equipped {

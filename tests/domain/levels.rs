@@ -73,7 +73,7 @@ fn rules(levels: &[Level]) -> Vec<Rule> {
     });
     let plans = plans.collect();
     let document = Document { serial: 1, expires: NOW.plus(1_000_000), body: serde_json::from_value(body).unwrap() };
-    let mut resident = Resident::new(document, Incarnation(1), NOW);
+    let mut resident = Resident::new(document, 1_000, Incarnation(1), NOW);
     resident.equip(plans, 1);
     let catalog: Catalog = serde_json::from_value(json!({ "meters": { "calls": {} } })).unwrap();
     let meter = "calls".parse().unwrap();

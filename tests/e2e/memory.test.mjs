@@ -12,6 +12,7 @@ import { leased, meters, published, rate } from "./metered.mjs";
 const TENANTS = size(10_000, 300);
 const MOST_BYTES = 64 * 2 ** 20;
 const AT_ONCE = 16;
+const ROUTES = 24;
 
 const rss = (pid) => Number(/VmRSS:\s+(\d+)/.exec(fs.readFileSync(`/proc/${pid}/status`, "utf8"))[1]) * 1024;
 /** User and system time of a process, in ms: clock ticks are 10 ms. */
@@ -31,7 +32,7 @@ async function inTurn(count, work) {
 test(`${TENANTS} tenants are resident in one isolate at once, none evicted, in at most 64 MB per 10,000`, { skip: !fs.existsSync("/proc/self/stat") && "needs /proc" }, async () => {
   // The second gate is the isolate that is weighed: it only decides. The first one makes the tenants.
   const local = await worker({ gates: 2 });
-  const made = await meters(local);
+  const made = await meters(local, { routes: Array.from({ length: ROUTES }, (_, at) => ({ method: "GET", path: `/api/way/${at}`, meter: "leased_calls" })) });
   await made.plan("plan", leased(rate(100, 200)));
   await published(local);
   const keys = [];
@@ -63,12 +64,21 @@ test(`${TENANTS} tenants are resident in one isolate at once, none evicted, in a
   const served = Math.min(TENANTS, 1_000);
   for (let times = 0; times < 2; times += 1) await inTurn(served, (at) => ask(keys[at], "/gate/api/leased"));
   const leasedBytes = ((await health(gate)).memory_bytes - after.memory_bytes) / served;
+  // And each further route that it uses: counted, or an isolate would keep more than its bound.
+  const one = await health(gate);
+  const using = size(300, 100);
+  for (let route = 0; route < ROUTES; route += 1) await inTurn(using, (at) => ask(keys[at], `/gate/api/way/${route}`));
+  await inTurn(using, (at) => ask(keys[at]));
+  const many = await health(gate);
+  const perRoute = (what) => Math.round((many[what] - one[what]) / using / ROUTES);
   for (const connection of connections) connection.close();
   const per = (bytes) => Math.round((bytes / TENANTS) * 10_000 / 2 ** 20 * 10) / 10;
-  figures({ "memory: tenants resident": held.tenants, "memory: MB of wasm's memory per 10,000": per(grown), "memory: MB of the process per 10,000, the local KV among it": per(process), "memory: MB per 10,000 as the isolate counts": per(held.bytes), "memory: KB of wasm's memory more for each that was served": Math.round(leasedBytes / 102.4) / 10 });
+  figures({ "memory: tenants resident": held.tenants, "memory: MB of wasm's memory per 10,000": per(grown), "memory: MB of the process per 10,000, the local KV among it": per(process), "memory: MB per 10,000 as the isolate counts": per(held.bytes), "memory: KB of wasm's memory more for each that was served": Math.round(leasedBytes / 102.4) / 10,
+    "memory: bytes more for each route that a tenant uses, of wasm's memory and as counted": [perRoute("memory_bytes"), perRoute("bytes")] });
   assert.equal(after.tenants, TENANTS);
   assert.equal(after.misses, misses, "one was evicted and read again");
   assert.ok(held.bytes * (10_000 / TENANTS) <= MOST_BYTES, `${per(held.bytes)} MB per 10,000 tenants, as counted`);
+  assert.ok(perRoute("bytes") >= 0.8 * perRoute("memory_bytes"), "a route that a tenant uses weighs more than is counted");
   // Memory grows in steps: of a few hundred tenants the last step outweighs what they need.
   if (size(true, false)) assert.ok(grown + leasedBytes * TENANTS <= MOST_BYTES, `${per(grown + leasedBytes * TENANTS)} MB of wasm's memory for ${TENANTS} tenants`);
 });
