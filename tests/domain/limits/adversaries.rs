@@ -228,6 +228,21 @@ fn a_cap_heard_of_when_the_pool_is_full() {
     assert_eq!(child.parent_call(at(601)), None);
 }
 
+/// A capped team that asks far more than it may: its pool fetches no more than its cap lets be spent, or the organisation's others
+/// would find that much less.
+#[test]
+fn a_pool_below_a_cap_that_is_flooded() {
+    let pool = pooled(rate(100, 100));
+    let cap = Rule { key: LimitKey { tenant: tenant(1), ..pool.key.clone() }, ..rule(rate(1, 2), 1) };
+    let mut child = limiter();
+    for id in 0..50 {
+        child.step(&take_call(7, &[cap.clone(), pool.clone()], id, None, 1), at(10 * id as u64));
+    }
+    let asked = child.parent_call(at(500)).expect("a pool without a piece fetches one");
+    // The cap has 2, and 10 more in the 10 s of a piece.
+    assert_eq!(asked.asks[0].want, 12);
+}
+
 /// A TAKE of the whole burst was refused and waits: leases get nothing of what it waits for.
 #[test]
 fn a_lease_after_a_refused_take_of_b() {
