@@ -101,7 +101,7 @@ function withoutUnmade(glue, entry) {
   return glue;
 }
 
-const optimise = () => unlessDone("build/.module", hashOf([GLUE[1], BUNDLE, "scripts/build.mjs", "scripts/resemblance.mjs"]), [MODULE], () =>
+const optimise = () => unlessDone("build/.module", hashOf([GLUE[1], BUNDLE, "scripts/build.mjs", "scripts/resemblance.mjs"]), [MODULE, FUNCTIONS], () =>
   step("wasm-opt", async () => {
     const graph = "build/reached.json";
     const [reached, smaller, named, ordered] = ["reached", "smaller", "named", "ordered"].map((name) => `build/${name}.wasm`);
