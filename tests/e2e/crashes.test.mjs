@@ -166,7 +166,7 @@ test("Leased meters: after crashes never more is billed than was used, and the g
     const after = await until("every lease has ended", async () => {
       const said = await usage(local, key);
       return total(said.leased) === 0 && said;
-    });
+    }, 15_000);
     lost.push({ out, gap: total(after.gap) - before });
   }
   const said = await until("the outbox is empty", async () => {

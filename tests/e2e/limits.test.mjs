@@ -2,9 +2,10 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { figures, size, worker } from "./harness.mjs";
+import { figures, size, until, worker } from "./harness.mjs";
 import { atOnce, excess, load, statuses } from "./load.mjs";
 import { exact, leased, meters, published, quota, rate } from "./metered.mjs";
+import { payload } from "./world.mjs";
 
 const GATES = 4;
 const CLIENTS = 64;
@@ -28,6 +29,19 @@ await published(local);
 // Every isolate has read the catalog before something is measured; the tenants that are measured it has never seen.
 const { api_key: warm } = await made.tenant("warm", "warm");
 await atOnce({ gates: local.gates, count: GATES * 4, path: "/gate/api/leased", key: warm });
+
+/**
+ * A team of `parent`, with what it may of the limit `name`. An isolate that reads its document as it was before the relation lets
+ * pass what that would not; so KV must show it.
+ */
+async function team(parent, slug, name, relation) {
+  const child = await made.call("POST", "/v1/admin/tenants", { slug, name: slug, parent: parent.id });
+  if (!relation) return child;
+  await made.call("PUT", `/v1/admin/tenants/${child.id}/relations/${name}`, relation);
+  const kv = await local.documents();
+  await until("KV shows the relation", async () => JSON.stringify(payload(await kv.get(`tenant/${child.id}`))).includes(`"${Object.keys(relation)[0]}"`));
+  return child;
+}
 
 const admitted = (answers) => answers.filter(({ status }) => status === 200);
 /** Admitted or refused by a limit. A small run shares its machine with others: now and then its limiter answers too late. */
@@ -74,16 +88,11 @@ test("An organisation and its teams keep both limits: one shares, one is capped,
   const cap = { rate: 40, burst: 40 };
   const carve = { rate: 50, burst: 50 };
   const parent = await made.tenant("org", "organisation");
-  const team = async (slug, relation) => {
-    const tenant = await made.call("POST", "/v1/admin/tenants", { slug, name: slug, parent: parent.id });
-    if (relation) await made.call("PUT", `/v1/admin/tenants/${tenant.id}/relations/leased`, relation);
-    return tenant.api_key;
-  };
   const keys = {
     org: parent.api_key,
-    share: await team("team-share"),
-    cap: await team("team-cap", { cap: rate(cap.rate, cap.burst) }),
-    carve: await team("team-carve", { carve: rate(carve.rate, carve.burst) }),
+    share: (await team(parent, "team-share")).api_key,
+    cap: (await team(parent, "team-cap", "leased", { cap: rate(cap.rate, cap.burst) })).api_key,
+    carve: (await team(parent, "team-carve", "leased", { carve: rate(carve.rate, carve.burst) })).api_key,
   };
   const names = Object.keys(keys);
   const answers = await load({ gates: local.gates, clients: CLIENTS, perSecond: 3 * org.rate, ms, request: (n) => ({ path: "/gate/api/leased", key: keys[names[n % names.length]] }) });
@@ -106,26 +115,24 @@ test("An organisation and its teams keep both limits: one shares, one is capped,
 
 test("A refusal spends neither the team's limit nor the organisation's", async () => {
   const parent = await made.tenant("spends", "spends");
-  const child = await made.call("POST", "/v1/admin/tenants", { slug: "spends-team", name: "Team", parent: parent.id });
-  await made.call("PUT", `/v1/admin/tenants/${child.id}/relations/leased`, { cap: rate(1, 2) });
+  const child = await team(parent, "spends-team", "leased", { cap: rate(1, 2) });
   // The capped team is refused hundreds of times; the organisation beside it still has what it asks for, all but the team's.
   const answers = await load({ gates: local.gates, clients: CLIENTS, perSecond: 280, ms, request: (n) => ({ path: "/gate/api/leased", key: n % 3 ? child.api_key : parent.api_key }) });
   onlyDecided(answers);
   const refusedTeam = answers.filter(({ key, status }) => key === child.api_key && status === 429).length;
   const own = answers.filter(({ key }) => key === parent.api_key);
   figures({ "limits: refusals of a capped team": refusedTeam, "limits: its organisation beside them, at 0.93 of its rate": { asked: own.length, admitted: admitted(own).length } });
-  const team = admitted(answers).filter(({ key }) => key === child.api_key);
+  const passed = admitted(answers).filter(({ key }) => key === child.api_key);
   const span = answers.at(-1).received - answers[0].sent;
   assert.ok(refusedTeam > own.length, "the team was to be refused often");
-  assert.ok(excess(team, { rate: 1, burst: 2 }) <= 0 && team.length >= 1 + Math.floor(span / 2_000), `the team was left ${team.length} in ${span} ms`);
+  assert.ok(excess(passed, { rate: 1, burst: 2 }) <= 0 && passed.length >= 1 + Math.floor(span / 2_000), `the team was left ${passed.length} in ${span} ms`);
   assert.ok(admitted(own).length >= MOST * own.length, `the organisation lost ${own.length - admitted(own).length} of ${own.length} to its team's refusals`);
 });
 
 test("Refused by its organisation's rate, a team loses nothing of its own quota", async () => {
   const cap = 50;
   const parent = await made.tenant("paced", "paced");
-  const child = await made.call("POST", "/v1/admin/tenants", { slug: "paced-team", name: "Team", parent: parent.id });
-  await made.call("PUT", `/v1/admin/tenants/${child.id}/relations/units`, { cap: quota(cap) });
+  const child = await team(parent, "paced-team", "units", { cap: quota(cap) });
   // 10 at once and 10 a second: the quota is used up after some 4 s.
   const answers = await load({ gates: local.gates, clients: 16, perSecond: 100, ms: 9_000, request: () => ({ path: "/gate/api/exact", key: child.api_key, method: "POST" }) });
   onlyDecided(answers);
