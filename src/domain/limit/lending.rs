@@ -232,6 +232,6 @@ pub(super) fn fair_share(policy: Policy, others: u64) -> u64 {
 /// long that those who are within the limit are refused what has long been there again.
 pub(super) fn pace(policy: Policy, others: u64) -> u64 {
     let each = policy.ms_to_mint(others * TOKENS_PER_RETURN).unwrap_or(2_000);
-    let plenty = policy.ms_to_mint(policy.capacity() / SCARCE).unwrap_or(2_000);
+    let plenty = policy.ms_to_mint((policy.capacity() / SCARCE).max(1)).unwrap_or(2_000);
     each.min(plenty).clamp(100, 2_000)
 }

@@ -56,7 +56,7 @@ export const controls = [
 	['an expired lease of a quota is forgotten', 'let returns = self.is_quota(k) && lease.open() > 0;', 'let returns = false;', 'adversaries::what_an_expired_lease_left'],
 	['a quiet isolate keeps what it counted', 'None => (!self.counts.is_empty()).then(|| self.counted_at.plus(REPORT_MS)),', 'None => None,', 'adversaries::what_was_counted'],
 	['a few tokens are lent by what there may be', 'let most = if share < FEW {', 'let most = if share < 0 {', 'figures::the_table'],
-	['a small limit that ran low is refused until it is half full', 'policy.capacity() / SCARCE).unwrap_or', 'policy.capacity() / 2).unwrap_or', 'figures::a_small_limit'],
+	['a small limit that ran low is refused until it is half full', '(policy.capacity() / SCARCE).max(1)', '(policy.capacity() / 2).max(1)', 'figures::a_small_limit'],
 	['a pool holds more than its cap lets be spent', '.max(1).min(spendable);', '.max(1);', 'adversaries::a_pool_below_a_cap'],
 	['a pool keeps what a new cap forbids to spend', 'is_due |= self.return_unspendable(k);', '', 'adversaries::a_cap_heard_of'],
 	['parts of a token are dropped', 'allowance.part = if whole >= room { 0 } else { u64::try_from(minted % parts).unwrap_or(0) };', 'allowance.part = 0;', 'adversaries::minting_is_exact'],
