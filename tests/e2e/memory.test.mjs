@@ -39,7 +39,7 @@ test(`${TENANTS} tenants are resident in one isolate at once, none evicted, in a
   await inTurn(TENANTS, async (at) => {
     keys[at] = (await made.tenant(`t${at}`, "plan")).api_key;
   });
-  // An orderly restart: what making them cost is not what keeping them costs. Peeks ask no limiter, so no object wakes.
+  // An orderly restart: what making them cost is not what keeping them costs. To say its features asks no limiter, so no object wakes.
   await local.restart();
   const [, gate] = local.gates;
   await health(gate);
