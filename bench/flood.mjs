@@ -1,6 +1,6 @@
 // `npm run bench -- --flood`: what a flood costs those beside it, on the same workerd. A good tenant asks as fast as it is
 // answered, first beside a flood of hello world, then beside a flood of the same number of requests a second that Tollgate
-// refuses; rounds are interleaved, the ratio is taken within each. Then: CPU of a refusal against CPU of an admission.
+// refuses; rounds are interleaved, the ratio is taken within each. Then: CPU of a refusal against CPU of admissions.
 
 import fs from "node:fs";
 import path from "node:path";
@@ -10,7 +10,7 @@ import { AMPLE, PATH } from "./fixtures.mjs";
 import { startCounted } from "./hops.mjs";
 import { checkLoadGenerator, digits, load, median, table } from "./machine.mjs";
 import { atAddress, originWorker } from "./targets.mjs";
-import { addTenants, publishCatalog, publishPlan, settle, warm } from "./tenants.mjs";
+import { addTenants, publishCatalog, publishOrigin, publishPlan, settle, warm } from "./tenants.mjs";
 
 const rounds = Number(option("rounds") ?? 5);
 const secs = Number(option("secs") ?? 4);
@@ -26,6 +26,8 @@ const FLOODS = [
 ];
 const GOOD = { connections: 4 };
 const GATE = `/gate${PATH}`;
+/** What is asked of this host is passed on. */
+const BEHIND = "behind.example.com";
 const INVENTED = 20_000;
 const COUNTED = 100_000;
 
@@ -41,9 +43,10 @@ export async function flood(dir) {
 
 async function beside(dir) {
   const hello = { ...originWorker, name: "hello" };
-  const local = await startLocal({ workers: [hello] });
+  const local = await startLocal({ workers: [hello], services: { ORIGIN: hello.name } });
   try {
     await publishCatalog(local, "demo");
+    await publishOrigin(local, "behind", { target: { service: "ORIGIN" }, hosts: [BEHIND] });
     await publishPlan(local, "good", AMPLE);
     for (const { plan, limit } of FLOODS) await publishPlan(local, plan, limit);
     // Nearly nothing is left of this one: what is measured of it is the refusal.
@@ -89,6 +92,7 @@ async function beside(dir) {
 
     const kinds = {
       admission: good,
+      "admission, passed on to an origin": { ...good, path: PATH, host: BEHIND },
       "refusal: rate": { ...gate, name: "spent", keys: keys.spent },
       "refusal: invented key": invented,
       "hello world": hello("large"),

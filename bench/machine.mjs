@@ -40,10 +40,10 @@ export function checkLoadGenerator() {
 const text = (value) => JSON.stringify(value).replaceAll("\\u", "\\\\u");
 
 /**
- * A script for wrk that asks `path` with each of `keys` in turn. With `invented`, every key is a new one of the right form, made
- * from `seed`. `paceMs` is a pause of each connection between two requests.
+ * A script for wrk that asks `path`, of `host` if there is one, with each of `keys` in turn. With `invented`, every key is a new one of
+ * the right form, made from `seed`. `paceMs` is a pause of each connection between two requests.
  */
-function script({ path, keys, invented = 0, seed = 1, paceMs = 0 }) {
+function script({ path, host, keys, invented = 0, seed = 1, paceMs = 0 }) {
   const list = keys.map((key) => text(key)).join(",\n");
   return `local keys = {${list}}
 local digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -57,7 +57,7 @@ end
 function init(arguments)
   math.randomseed(${seed})
   for place = 1, ${invented} do keys[place] = invent() end
-  for place, key in ipairs(keys) do requests[place] = wrk.format("GET", ${text(path)}, { ["X-API-Key"] = key }) end
+  for place, key in ipairs(keys) do requests[place] = wrk.format("GET", ${text(path)}, { ["X-API-Key"] = key${host ? `, Host = ${text(host)}` : ""} }) end
 end
 function request()
   at = at % #requests + 1
@@ -78,7 +78,7 @@ end
  */
 export async function load(target, { connections, secs, dir, ...asked }) {
   const file = path.join(dir, `${Math.random().toString(36).slice(2)}.lua`);
-  fs.writeFileSync(file, script({ path: target.path, keys: target.keys, ...asked }));
+  fs.writeFileSync(file, script({ path: target.path, host: target.host, keys: target.keys, ...asked }));
   const before = cpuUs(target.pid);
   const output = await new Promise((resolve, reject) => {
     const child = spawn("wrk", ["-t1", `-c${connections}`, `-d${secs}s`, "--timeout", "10s", "-s", file, target.url]);

@@ -33,6 +33,7 @@ export const targets = [
   { name: "hono-rate-limiter", title: "hono-rate-limiter, Durable Object store", does: "R", against: "hello", ...peer("hono-rate-limiter", { object: "DurableObjectRateLimiter" }) },
   { name: "hono", title: "Hono with KV, D1 and a Durable Object", does: "AFRM", against: "hello", ...peer("hono", { records: "hono", object: "Counter" }) },
   { name: "passthrough", title: "JavaScript that only passes on", does: "P", against: "passthrough", ...peer("passthrough", { origin: true }) },
+  { name: "passthrough-one", title: "passing on with a header changed each way", does: "P", against: "passthrough", ...peer("passthrough-one", { origin: true }) },
   { name: "passthrough-headers", title: "passing on with Tollgate's headers", does: "P", against: "passthrough", ...peer("passthrough-headers", { origin: true }) },
   { name: "tollgate-origin", title: "Tollgate before an origin", does: "AFRMP", against: "passthrough", ...tollgate({ service: "ORIGIN" }) },
   // The same as the first, and farthest from it in each round: its distance from 1 is the noise of this run.

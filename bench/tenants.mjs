@@ -21,11 +21,15 @@ async function change(local, method, path, body) {
 export async function publishCatalog(local, target, more = []) {
   for (const name of FEATURES) await change(local, "PUT", `/v1/admin/features/${name}`, { kind: "boolean" });
   await change(local, "PUT", `/v1/admin/meters/${METER}`, { recording: "leased" });
-  await change(local, "PUT", "/v1/admin/origins/default", {
-    target,
+  await publishOrigin(local, "default", { target }, more);
+}
+
+/** An origin with a route for each feature, and `more` routes. */
+export const publishOrigin = (local, name, origin, more = []) =>
+  change(local, "PUT", `/v1/admin/origins/${name}`, {
+    ...origin,
     routes: [...FEATURES.map((feature) => ({ method: "GET", path: `/v1/${feature}`, feature, meter: METER, cost: 1 })), ...more],
   });
-}
 
 /** An isolate that read the catalog while it was being made would use that for half a minute: it begins anew. */
 export const settle = (local) => local.restart();
