@@ -52,6 +52,8 @@ pub struct Resident {
     features: Option<(UnixMillis, Rc<str>)>,
     levels: Vec<feature::Level>,
     plans: Vec<Option<Rc<HeldPlan>>>,
+    /// Whether one of them stands in for a newer one.
+    stands_in: bool,
     /// The first of the signed ends of these.
     equipped_until: UnixMillis,
     /// The serial of the catalog that `ways` follow from.
@@ -155,8 +157,8 @@ type Label = Latest<(u64, KeyId, Counted), Arc<str>>;
 pub type Said = Latest<(Code, Option<Slot>, Option<u64>), (Box<str>, Box<str>, Rc<str>)>;
 
 /// What the door is told to let a request pass, up to the first word that is another one each time: the same for requests with the
-/// same text, and for the same serial of the tenant's document.
-pub type Begun = Latest<u64, Box<str>>;
+/// same text, and for the same [`Resident::version`].
+pub type Begun = Latest<(u64, bool), Box<str>>;
 
 /// What is said of this being left of each limit, for this many seconds.
 pub type Left = Latest<Vec<(u64, Option<u64>)>, Rc<str>>;
@@ -208,6 +210,7 @@ impl Resident {
             text,
             levels: Vec::new(),
             plans: Vec::new(),
+            stands_in: false,
             equipped_until: UnixMillis(0),
             wanted_serial: document.serial,
             wonders_from: UnixMillis(0),
@@ -297,6 +300,13 @@ impl Resident {
     #[must_use]
     pub const fn serial(&self) -> u64 {
         self.document.serial
+    }
+
+    /// What its answers are made from: the serial of its document, and whether a plan's version before stands in for one that could not
+    /// be read yet.
+    #[must_use]
+    pub const fn version(&self) -> (u64, bool) {
+        (self.document.serial, self.stands_in)
     }
 
     /// How long ago its document was read, in milliseconds.
@@ -400,6 +410,7 @@ impl Resident {
     pub fn equip(&mut self, plans: Vec<Option<Rc<HeldPlan>>>, catalog: u64) {
         let ends = plans.iter().flatten().map(|held| held.document.expires);
         self.equipped_until = if plans.is_empty() { UnixMillis(0) } else { ends.min().unwrap_or(UnixMillis(u64::MAX)) };
+        self.stands_in = plans.iter().flatten().any(|held| held.stands_in);
         self.plans = plans;
         self.catalog = catalog;
         self.ways.clear();

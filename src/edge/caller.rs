@@ -143,7 +143,7 @@ fn refusal(call: &Call, refused: &Refused<'_>) -> Answer {
         tenant: refused.resident.map(|resident| resident.tenant().tenant),
         current_plan: plan.map(|plan| plan.content.title.as_str()),
         occurrence: Occurrence {
-            snapshot: refused.resident.map(|resident| snapshot(resident, call.now)),
+            snapshot: refused.resident.map(|resident| Snapshot::of(resident, call.now)),
             tier: Some(refused.tier),
             request_id: Some(call.id),
         },
@@ -152,15 +152,11 @@ fn refusal(call: &Call, refused: &Refused<'_>) -> Answer {
     Answer::problem(problem.status, problem.to_json()).behind(refused.behind)
 }
 
-fn snapshot(resident: &Resident, now: UnixMillis) -> Snapshot {
-    Snapshot { serial: resident.serial(), age_ms: resident.age_ms(now) }
-}
-
 /// What every answer about a caller ends with.
 fn signed(object: Object, call: &Call, resident: &Resident, tier: Tier, now: UnixMillis) -> Object {
     object
         .shown("tenant", &resident.tenant().tenant)
-        .object("snapshot", |object| snapshot(resident, now).write(object))
+        .object("snapshot", |object| Snapshot::of(resident, now).write(object))
         .text("tier", tier.name())
         .shown("request_id", &call.id)
 }

@@ -1,7 +1,8 @@
 //! From a decision to what the door is told: headers, problems, the identity for the origin.
 //!
 //! Invariant: every answer of the gate says which document it was made from, how old that is and who decided, in one
-//! header: `Tollgate: serial=12, age=840, tier=lease, id=req_...` (an RFC 9651 dictionary; age in milliseconds).
+//! header: `Tollgate: serial=12, age=840, tier=lease, id=req_...` (an RFC 9651 dictionary; age in milliseconds). Where a plan's version
+//! before stands in for one that cannot be read yet, it says `plan=previous` too.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use std::rc::Rc;
 use super::caller::Identity;
 use super::json::Object;
 use super::kept::Kept;
-use super::problem::{self, Occurrence, Problem, Snapshot};
+use super::problem::{self, Occurrence, Problem, STAND_IN, Snapshot};
 use super::ratelimit::{self, Field};
 use super::verdict::{Headers, Release, Verdict};
 use super::{Decimal, push_number};
@@ -170,7 +171,7 @@ impl Voice {
         let (head, left) = limited(standpoint, kept, now);
         let met = standpoint.begun.take().filter(|_| release.0 == Release::Free);
         let begun = if let Some(begun) = met {
-            begun.of(standpoint.resident.serial(), || {
+            begun.of(standpoint.resident.version(), || {
                 begin(standpoint, release, Verdict::default()).into_begun().into_boxed_str()
             })
         } else {
@@ -271,7 +272,7 @@ fn named<'a>(problem: &Problem<'a>, resident: Option<&'a Resident>) -> Problem<'
 
 fn occurrence(resident: Option<&Resident>, tier: Tier, asked: Asked) -> Occurrence {
     Occurrence {
-        snapshot: resident.map(|resident| Snapshot { serial: resident.serial(), age_ms: resident.age_ms(asked.now) }),
+        snapshot: resident.map(|resident| Snapshot::of(resident, asked.now)),
         tier: Some(tier),
         request_id: Some(asked.id),
     }
@@ -411,8 +412,13 @@ fn signature_line(
 
 /// Its beginning, up to the age.
 fn signed_by(resident: &Resident, out: &mut String) {
+    let (serial, stands_in) = resident.version();
     out.push_str("serial=");
-    push_number(out, resident.serial());
+    push_number(out, serial);
+    if stands_in {
+        out.push_str(", plan=");
+        out.push_str(STAND_IN);
+    }
     out.push_str(", age=");
 }
 

@@ -6,6 +6,8 @@
 use super::json::{List, Object, quoted};
 use crate::domain::decision::{Code, Tier};
 use crate::domain::id::{RequestId, TenantId};
+use crate::domain::resident::Resident;
+use crate::domain::time::UnixMillis;
 
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -28,6 +30,9 @@ impl Page<'_> {
     }
 }
 
+/// What is said of a plan whose version before stands in for the one that it should be.
+pub const STAND_IN: &str = "previous";
+
 /// Which documents an answer was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -35,6 +40,8 @@ pub struct Snapshot {
     pub serial: u64,
     /// How long ago it was verified to be the newest that could be read.
     pub age_ms: u64,
+    /// Whether a plan's version before stands in for one that could not be read yet.
+    pub stands_in: bool,
 }
 
 /// The limit that refused, and at which level.
@@ -249,10 +256,21 @@ impl Occurrence {
 }
 
 impl Snapshot {
+    /// What is in memory of a tenant.
+    #[must_use]
+    pub fn of(resident: &Resident, now: UnixMillis) -> Self {
+        let (serial, stands_in) = resident.version();
+        Self { serial, age_ms: resident.age_ms(now), stands_in }
+    }
+
     /// Fills a member of an answer.
     #[must_use]
     pub fn write(self, object: Object) -> Object {
-        object.number("serial", self.serial).number("age_ms", self.age_ms)
+        let stand_in = self.stands_in.then_some(STAND_IN);
+        object
+            .number("serial", self.serial)
+            .number("age_ms", self.age_ms)
+            .maybe(stand_in, |object, plan| object.text("plan", plan))
     }
 }
 
@@ -277,7 +295,6 @@ impl Fault {
 mod tests {
     use super::*;
     use crate::domain::id::Jurisdiction;
-    use crate::domain::time::UnixMillis;
 
     const BASE: &str = "http://localhost:8787";
     const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
@@ -290,7 +307,7 @@ mod tests {
         Problem {
             tenant: Some(tenant()),
             occurrence: Occurrence {
-                snapshot: Some(Snapshot { serial: 12, age_ms: 840 }),
+                snapshot: Some(Snapshot { serial: 12, age_ms: 840, stands_in: false }),
                 tier,
                 request_id: Some(RequestId::new(NOW, 42)),
             },

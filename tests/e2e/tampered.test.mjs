@@ -13,7 +13,10 @@ const { local, op, tenant, cold } = await world({
   gates: size(20, 10),
   watch: { ...counted.watch, TENANT: (call) => (ownersAnswer || call.phase !== "before" ? undefined : "cut off"), CATALOG: (call) => (ownersAnswer || call.phase !== "before" ? undefined : "cut off") },
   plans: { free: { title: "Free", features: { reports: true } }, pro: { title: "Pro", features: { reports: true, analytics: true } } },
-  origins: { default: { target: { service: "ECHO" }, unmatched: "deny", routes: [{ method: "GET", path: "/v1/reports", feature: "reports" }, { method: "GET", path: "/v1/analytics", feature: "analytics" }] } },
+  origins: {
+    default: { target: { service: "ECHO" }, unmatched: "deny", routes: [{ method: "GET", path: "/v1/reports", feature: "reports" }, { method: "GET", path: "/v1/analytics", feature: "analytics" }] },
+    here: { target: "none", hosts: ["here.example.com"], unmatched: "deny", routes: [{ method: "GET", path: "/v1/reports", feature: "reports" }] },
+  },
 });
 const kv = await local.documents();
 const [free, pro] = [await tenant("free"), await tenant("pro")];
@@ -142,6 +145,31 @@ test("a tampered catalog or plan is never served: the owner is asked, or the gat
     }
     await kv.put(name, was);
   }
+});
+
+test("while a plan's new version cannot be read the one before stands in, and every answer says so", async () => {
+  const version = (analytics) => op("POST", "/plans/edited/versions", { title: "Edited", features: { reports: true, analytics } });
+  await version(true);
+  const { api_key } = await tenant("edited");
+  await version(false);
+  await until("both versions in KV", async () => (await kv.get("plan/edited/2")) && payload(await kv.get("catalog")).body.plans.edited.version === 2);
+  const good = await kv.get("plan/edited/2");
+  const gate = cold();
+  const said = async (path, host) => {
+    const { status, headers, json } = await ask(gate, path, { key: api_key, host });
+    return [status, /(^|, )plan=([^,]+)/.exec(headers.tollgate ?? "")?.[2] ?? json?.snapshot?.plan];
+  };
+  const answers = async () => [await said("/gate/v1/analytics"), await said("/v1/reports", "here.example.com"), await said("/gate/v1/nowhere"), await said("/v1/features/analytics")];
+  ownersAnswer = false;
+  try {
+    await kv.put("plan/edited/2", flipped(good, 999));
+    for (let time = 0; time < 2; time += 1) assert.deepEqual(await answers(), [[200, "previous"], [200, "previous"], [403, "previous"], [200, "previous"]]);
+  } finally {
+    ownersAnswer = true;
+    await kv.put("plan/edited/2", good);
+  }
+  await until("the version itself", async () => (await said("/gate/v1/analytics"))[0] === 403, 45_000);
+  assert.deepEqual(await answers(), [[403, undefined], [200, undefined], [403, undefined], [200, undefined]]);
 });
 
 /** The free tenant's document is changed so that nothing else answers as it does: not the one before it, and no forgery. */
