@@ -6,13 +6,14 @@ use serde::Deserialize;
 
 use super::api_key::Mode;
 use super::catalog::{Catalog, Recording};
-use super::decision::Code;
+use super::decision::{self, Code, Fail};
 use super::gate::limit_code;
-use super::id::{KeyId, TenantId};
+use super::id::{KeyId, RequestId, TenantId};
 use super::limit::{self, Admission, Call, OpId, Rule, Slot, Tag, Ticket, Verdict};
 use super::name::{FeatureName, MeterName};
 use super::outbox;
 use super::resident::{Asked, Counted, Resident, Shown, Way};
+use super::tally::{Label, MINUTE_MS};
 use super::time::UnixMillis;
 
 /// What a check counts under in reports, where a request has its route.
@@ -44,6 +45,8 @@ pub const fn one() -> u64 {
 pub struct Finding {
     /// Why it is refused; none where it is not.
     pub code: Option<Code>,
+    /// Whether it passes all the same: its feature only observes, or fails open. It spends nothing then.
+    pub observes: bool,
     /// After how long asking again may help, where a limit refused.
     pub retry_after_ms: Option<u64>,
     /// The limits that bound it.
@@ -51,12 +54,21 @@ pub struct Finding {
     /// Whether live leases paid for it.
     pub paid: bool,
     slots: Vec<Slot>,
+    fail: Fail,
 }
 
 impl Finding {
+    /// Whether it passes.
+    #[must_use]
+    pub const fn is_allowed(&self) -> bool {
+        self.code.is_none() || self.observes
+    }
+
     fn refuse(&mut self, code: Code, retry_after_ms: Option<u64>) {
-        self.code = Some(code);
-        self.retry_after_ms = retry_after_ms;
+        if !self.observes {
+            self.code = Some(code);
+            self.retry_after_ms = retry_after_ms;
+        }
     }
 }
 
@@ -93,7 +105,7 @@ fn find(
     checks: &[Check],
     now: UnixMillis,
 ) -> (Vec<Way>, Vec<Finding>) {
-    let ways: Vec<Way> = checks
+    let mut ways: Vec<Way> = checks
         .iter()
         .map(|check| {
             let Check { feature, meter, cost } = check;
@@ -103,12 +115,20 @@ fn find(
         .collect();
     let findings = checks
         .iter()
-        .zip(&ways)
+        .zip(&mut ways)
         .map(|(check, way)| {
             let unknown = check.meter.as_ref().filter(|meter| !catalog.meters.contains_key(*meter));
             let code = way.refusal.as_ref().map(|refusal| refusal.code).or(unknown.map(|_| Code::NotFound));
+            let observes = unknown.is_none()
+                && way.refusal.as_ref().is_some_and(|refusal| refusal.mode == decision::Mode::Observe);
+            if observes {
+                way.charges.clear();
+                way.meter = None;
+            }
             let slots = way.charges.iter().map(|charge| charge.slot).collect();
-            Finding { code, retry_after_ms: None, shown: way.shown.clone(), paid: false, slots }
+            let feature = check.feature.as_ref().and_then(|feature| catalog.features.get(feature));
+            let fail = feature.map_or(Fail::Closed, |feature| feature.fail);
+            Finding { code, observes, retry_after_ms: None, shown: way.shown.clone(), paid: false, slots, fail }
         })
         .collect();
     (ways, findings)
@@ -125,7 +145,7 @@ pub fn peek(
     now: UnixMillis,
 ) -> Vec<Finding> {
     let (ways, mut findings) = find(resident, catalog, mode, checks, now);
-    if findings.iter().all(|finding| finding.code.is_none()) {
+    if findings.iter().all(Finding::is_allowed) {
         for charge in summed(&ways) {
             if let Some(code) = lacks(&resident.limits, &charge, said) {
                 refuse(&mut findings, charge.slot, limit_code(code), None);
@@ -163,7 +183,7 @@ pub fn assess(
     let (mut ways, mut findings) = find(resident, catalog, mode, checks, now);
     let charges = summed(&ways);
     let decided = Assessed { findings: Vec::new(), pending: None };
-    if findings.iter().any(|finding| finding.code.is_some()) || charges.is_empty() {
+    if !findings.iter().all(Finding::is_allowed) || charges.is_empty() {
         return Assessed { findings, ..decided };
     }
     let is_exact = |way: &Way| way.meter.as_ref().is_some_and(|metering| metering.recording == Recording::Exact);
@@ -221,6 +241,7 @@ pub fn conclude(
             resident.limits.forsake(id, reversals, now);
             for finding in findings.iter_mut() {
                 finding.refuse(Code::LimiterUnavailable, None);
+                finding.observes |= finding.fail == Fail::Open;
             }
             false
         }
@@ -230,6 +251,26 @@ pub fn conclude(
 fn refuse(findings: &mut [Finding], slot: Slot, code: Code, retry_after_ms: Option<u64>) {
     for finding in findings.iter_mut().filter(|finding| finding.slots.contains(&slot)) {
         finding.refuse(code, retry_after_ms);
+    }
+}
+
+/// Counts what was refused of `checks`, or let pass although it would have been: shown, not billed.
+pub fn tell(
+    resident: &mut Resident,
+    (key, mode): (KeyId, Mode),
+    checks: &[Check],
+    findings: &[Finding],
+    request: RequestId,
+    now: UnixMillis,
+) {
+    for (Check { feature, meter, .. }, finding) in checks.iter().zip(findings) {
+        let Some(code) = finding.code else { continue };
+        let became = if finding.observes { "observed" } else { "refused" };
+        let what =
+            feature.as_ref().map(FeatureName::as_str).or(meter.as_ref().map(MeterName::as_str)).unwrap_or_default();
+        let route = format!("{became} {code} {ROUTE} {what}");
+        let label = Label { minute: now.0 / MINUTE_MS, meter: None, mode, key, route };
+        resident.limits.count(None, &label.to_string().into(), 1, Some(request), now);
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value as Json;
 
 use super::closed::stored_as_name;
-use super::decision::Code;
+use super::decision::{Code, Fail, Mode};
 use super::id::TenantId;
 use super::name::FeatureName;
 use super::time::UnixMillis;
@@ -162,6 +162,17 @@ pub struct Definition {
     /// What it is, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// Whether what is refused for want of it is refused. Where it only observes, that passes, is recorded, and says so; limits are not
+    /// touched by it.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub mode: Mode,
+    /// What happens to a request that needs it when no decision can be made. It passes where its rule says so or its feature.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub fail: Fail,
+}
+
+fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// An operator's switch that turns a feature off for everyone, above every override.
@@ -366,6 +377,8 @@ mod tests {
         let value = |json: &Json| Value::try_from(json.clone()).unwrap();
         World {
             definitions: about(said.kind.map(|kind| Definition {
+                mode: Mode::default(),
+                fail: Fail::default(),
                 kind,
                 default: said.default.as_ref().map(value),
                 description: String::new(),

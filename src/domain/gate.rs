@@ -764,8 +764,14 @@ impl Compiled {
         let mut origins = Vec::new();
         let mut hosts = Map::new();
         let mut first = 0;
+        let features = &document.body.features;
+        let fail = |route: &Route| {
+            let feature = route.feature.as_ref().and_then(|feature| features.get(feature));
+            feature.map_or(route.fail, |feature| feature.fail.max(route.fail))
+        };
         for (name, origin) in &document.body.origins {
-            let table = RouteTable::compile(origin.routes.clone(), origin.unmatched, origin.case)?;
+            let routes = origin.routes.iter().map(|route| Route { fail: fail(route), ..route.clone() }).collect();
+            let table = RouteTable::compile(routes, origin.unmatched, origin.case)?;
             for host in &origin.hosts {
                 hosts.insert(host.as_str().into(), origins.len());
             }
@@ -912,10 +918,7 @@ impl Standpoint<'_, '_> {
             return Outcome::Refuse(Reason::new(Code::Internal));
         };
         if let Some(refusal) = &way.refusal {
-            if observes {
-                return Outcome::Observed(refusal.code);
-            }
-            return Outcome::Refuse(Reason::feature(refusal.clone()));
+            return refused(refusal, observes);
         }
         if way.charges.is_empty() {
             return Outcome::Admit(Tier::Isolate);
@@ -933,6 +936,16 @@ impl Standpoint<'_, '_> {
                 Outcome::Refuse(Reason { limit, ..Reason::new(code) })
             }
         }
+    }
+}
+
+/// What the want of a feature comes to, where the route observes or not.
+#[must_use]
+pub fn refused(refusal: &Refusal, observes: bool) -> Outcome {
+    if observes || refusal.mode == decision::Mode::Observe {
+        Outcome::Observed(refusal.code)
+    } else {
+        Outcome::Refuse(Reason::feature(refusal.clone()))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::api_key::{KeyHash, Mode};
 use super::catalog::{Catalog, Charge, Recording};
-use super::decision::Code;
+use super::decision::{self, Code};
 use super::document::Document;
 use super::feature::{self, Entitlement, Voices};
 use super::id::{KeyId, TenantId};
@@ -102,6 +102,8 @@ pub struct Refusal {
     pub feature: FeatureName,
     /// Where the answer comes from.
     pub source: &'static str,
+    /// Whether the feature is such that this is carried out.
+    pub mode: decision::Mode,
 }
 
 /// How a route counts.
@@ -479,6 +481,7 @@ impl Resident {
                 code,
                 feature: feature.clone(),
                 source: entitlement.source.name(),
+                mode: catalog.features.get(feature).map_or_else(Default::default, |definition| definition.mode),
             });
         }
         let mut way = Way {

@@ -271,6 +271,9 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
             }
             let assessed = check::assess(resident, catalog, (key, mode), &checks, id, now);
             let answer = answer(&call, (resident, catalog, mode), &checks, &assessed.findings, &|_| None, None, now);
+            if assessed.pending.is_none() {
+                check::tell(resident, (key, mode), &checks, &assessed.findings, call.id, now);
+            }
             pending = assessed.pending.map(|pending| (pending, assessed.findings));
             Ok(answer)
         })
@@ -283,16 +286,19 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
         let now = clock();
         let reply = said.and_then(Result::ok).map(|said| gate::learn(&call.config, tenant, said, now));
         let mut ticket = Some((ticket, reversals));
+        tries += 1;
         let mut was_said = true;
-        let answer = known(&call, &mut |Known { resident, catalog, mode, now, .. }| {
+        let answer = known(&call, &mut |Known { resident, catalog, key, mode, now }| {
             if let Some(ticket) = ticket.take() {
                 was_said = check::conclude(resident, ticket, reply.as_ref(), &mut findings, now);
+                if was_said || tries >= most {
+                    check::tell(resident, (key, mode), &checks, &findings, call.id, now);
+                }
             }
             let tier = if was_said { Tier::Limiter } else { Tier::Isolate };
             Ok(self::answer(&call, (resident, catalog, mode), &checks, &findings, &|_| None, Some(tier), now))
         })
         .await?;
-        tries += 1;
         if was_said || tries >= most {
             return Ok(answer);
         }
@@ -352,8 +358,10 @@ fn answer(
         });
         let limits = Some(limits.collect::<List>()).filter(|_| !finding.shown.is_empty());
         Object::new()
-            .flag("allowed", finding.code.is_none())
-            .maybe(finding.code, |object, code| object.text("code", code.name()))
+            .flag("allowed", finding.is_allowed())
+            .maybe(finding.code, |object, code| {
+                object.text(if finding.observes { "observed" } else { "code" }, code.name())
+            })
             .maybe(check.feature.as_ref(), |object, name| {
                 let entitlement = resident.entitlement(catalog, name.as_str(), now);
                 object.object("feature", |object| shown(object, name, &entitlement))
@@ -365,7 +373,7 @@ fn answer(
     });
     let paid = if findings.iter().any(|finding| finding.paid) { Tier::Lease } else { Tier::Isolate };
     let object = Object::new()
-        .flag("allowed", findings.iter().all(|finding| finding.code.is_none()))
+        .flag("allowed", findings.iter().all(Finding::is_allowed))
         .json("checks", &checked.collect::<List>().end())
         .text("mode", mode.name());
     Answer::json(200, signed(object, call, resident, tier.unwrap_or(paid), now).end())

@@ -26,7 +26,7 @@ use super::promise::{all, promise};
 use crate::domain::catalog::{Charge, Recording};
 use crate::domain::decision::{Code, Fail, Mode, Tier};
 use crate::domain::document::DocumentKey;
-use crate::domain::gate::{Outcome, Passage, Reason, Refused, Request, Standpoint, Step, limit_code};
+use crate::domain::gate::{Outcome, Passage, Reason, Refused, Request, Standpoint, Step, limit_code, refused};
 use crate::domain::id::{RequestId, TenantId};
 use crate::domain::limit::{self, Call, LeaseId, OpId, Reserve, Tag, Ticket, Verdict as Limited, WAIT_MS};
 use crate::domain::outbox::Event;
@@ -315,11 +315,8 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
 /// The feature is decided here, the limits by the limiter: a lease may not pay for what must be recorded first.
 fn decide_serial(standpoint: &mut Standpoint<'_, '_>, now: UnixMillis) -> Outcome {
     let observes = standpoint.enforcement() == Mode::Observe;
-    match standpoint.way(now).and_then(|(way, _)| way.refusal.clone()) {
-        Some(refusal) if observes => Outcome::Observed(refusal.code),
-        Some(refusal) => Outcome::Refuse(Reason::feature(refusal)),
-        None => Outcome::Ask,
-    }
+    let refusal = standpoint.way(now).and_then(|(way, _)| way.refusal.as_ref());
+    refusal.map_or(Outcome::Ask, |refusal| refused(refusal, observes))
 }
 
 /// What a large cost keeps its place under while it is refused: who asks for what.

@@ -6,17 +6,19 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { figures, size, until } from "./harness.mjs";
-import { ask, counter, each, payload, sleep, told, world } from "./world.mjs";
+import { FEATURES, ask, counter, each, payload, sleep, told, world } from "./world.mjs";
 
 const counted = counter("DOCUMENTS", "TENANT");
 const { local, op, tenant, cold } = await world({
-  gates: 11,
+  gates: 12,
   watch: counted.watch,
+  features: { ...FEATURES, beta: { kind: "boolean", mode: "observe" } },
   origins: {
     default: { target: { service: "ECHO" }, unmatched: "deny", routes: [
       { method: "GET", path: "/v1/reports", feature: "reports", meter: "calls" },
       { method: "GET", path: "/v1/analytics", feature: "analytics" },
       { method: "GET", path: "/v1/watched", feature: "analytics", meter: "calls", mode: "observe" },
+      { method: "GET", path: "/v1/beta", feature: "beta", meter: "calls" },
     ] },
     open: { target: { service: "ECHO" }, hosts: ["open.example.com"], unmatched: "allow", routes: [
       { method: "GET", path: "/v1/analytics", feature: "analytics" },
@@ -181,6 +183,36 @@ test("a route that only observes lets pass, says what it would have done, and re
     return not_served.length > 0 && not_served;
   }, 30_000);
   assert.deepEqual([seen.what, seen.requests, seen.last_request_id], ["observed feature_not_available GET /v1/watched", 3, last]);
+});
+
+test("a feature that only observes lets pass what is refused for want of it, in checks too, and that spends nothing", async () => {
+  await op("POST", "/plans/trying/versions", { title: "Trying", features: { reports: true }, limits: { calls: { meter: "calls", rate: { units: 1, per_ms: 600_000, burst: 1 } } } });
+  const { id, api_key } = await tenant("trying");
+  const gate = local.url;
+  for (let times = 0; times < 3; times += 1) {
+    const passed = await get(gate, "/v1/beta", api_key);
+    assert.deepEqual([passed.status, told(passed).observed], [200, "feature_not_available"]);
+  }
+  const check = async (more = {}) => {
+    const { json } = await ask(gate, "/v1/check", { key: api_key, method: "POST", body: JSON.stringify({ checks: [{ feature: "beta", meter: "calls" }, { feature: "reports", meter: "calls" }], ...more }) });
+    return [json.allowed, ...json.checks.map(({ allowed, code, observed }) => [allowed, code, observed]), json.request_id];
+  };
+  const beta = [true, undefined, "feature_not_available"];
+  assert.deepEqual((await check({ peek: true })).slice(0, -1), [true, beta, [true, undefined, undefined]]);
+  assert.deepEqual((await check()).slice(0, -1), [true, beta, [true, undefined, undefined]], "one unit is there, and one is taken");
+  const refused = await check();
+  assert.deepEqual(refused.slice(0, -1), [false, beta, [false, "rate_limited", undefined]]);
+  const noted = await until("what was observed and refused is noted", async () => {
+    const { not_served } = await op("GET", `/tenants/${id}/usage`);
+    return not_served.length > 2 && Object.fromEntries(not_served.map(({ what, requests, last_request_id }) => [what, [requests, last_request_id]]));
+  }, 30_000);
+  assert.equal(noted["observed feature_not_available GET /v1/beta"][0], 3);
+  assert.equal(noted["observed feature_not_available /v1/check beta"][0], 2);
+  assert.deepEqual(noted["refused rate_limited /v1/check reports"], [1, refused.at(-1)]);
+  await op("PUT", "/features/beta", { kind: "boolean" });
+  await settled();
+  const enforced = await get(cold(), "/v1/beta", api_key);
+  assert.deepEqual([enforced.status, enforced.json.code, enforced.json.feature], [403, "feature_not_available", "beta"]);
 });
 
 test("what no rule names is refused under default deny and passes under default allow, but never without a key", async () => {

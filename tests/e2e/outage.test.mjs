@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { figures, size, worker } from "./harness.mjs";
 import { load, sleep, statuses } from "./load.mjs";
-import { PLENTY, disagreement, drained, exact, leased, ledger, meters, published, rate, sum } from "./metered.mjs";
+import { PLENTY, disagreement, drained, exact, leased, ledger, meters, published, publisher, rate, sum } from "./metered.mjs";
 
 /** What is out just now, by binding. */
 const out = new Set();
@@ -16,7 +16,8 @@ const refuse = (binding) => ({ phase, method }) => {
 };
 const BINDINGS = ["SHARD_GLOBAL_1", "DOCUMENTS", "TENANT"];
 const local = await worker({ gates: 2, watch: Object.fromEntries(BINDINGS.map((binding) => [binding, refuse(binding)])) });
-const made = await meters(local);
+await publisher(local).call("PUT", "/v1/admin/features/frail", { kind: "boolean", default: true, fail: "open" });
+const made = await meters(local, { routes: [{ method: "GET", path: "/api/frail", feature: "frail", meter: "leased_calls" }] });
 await made.plan("all", { ...leased(PLENTY), ...exact(PLENTY) });
 await made.plan("few", leased(rate(10, 200)));
 await published(local);
@@ -66,7 +67,7 @@ test("KV refuses: tenants that an isolate knows go on, and one that it does not 
   assert.ok(refused.DOCUMENTS >= 1, "KV was asked");
 });
 
-test("Nothing can be read about a tenant: a route fails as it says, closed or open, and open to no other key", async () => {
+test("Nothing can be read about a tenant: a route fails as it or its feature says, closed or open, and open to no other key", async () => {
   const { api_key: key } = await made.tenant("unread", "all");
   const other = await made.tenant("unread-other", "all");
   const ask = async (path, key) => {
@@ -74,23 +75,30 @@ test("Nothing can be read about a tenant: a route fails as it says, closed or op
     return [answer.status, answer.headers.get("tollgate"), await answer.text()];
   };
   out.add("DOCUMENTS").add("TENANT");
-  const [closed, open] = [await ask("/gate/api/leased", key), await ask("/gate/api/open", key)];
+  const [closed, open, frail] = [await ask("/gate/api/leased", key), await ask("/gate/api/open", key), await ask("/gate/api/frail", key)];
   const forged = await ask("/gate/api/open", key.slice(0, -1) + (key.endsWith("0") ? "1" : "0"));
   out.clear();
   assert.deepEqual([closed[0], JSON.parse(closed[2]).code], [503, "snapshot_unavailable"]);
-  assert.equal(open[0], 200);
+  assert.deepEqual([open[0], frail[0]], [200, 200]);
   assert.match(open[1], /^tier=isolate, observed=snapshot_unavailable, id=req_\w+$/);
   assert.deepEqual([forged[0], JSON.parse(forged[2]).code], [401, "key_invalid"]);
   assert.equal((await ask("/gate/api/open", other.api_key))[0], 200);
 });
 
-test("The limiter cannot be reached: live leases are spent, then a route fails as it says, closed or open", async () => {
+test("The limiter cannot be reached: live leases are spent, then a route fails as it or its feature says, closed or open, and a check too", async () => {
   const { api_key: key } = await made.tenant("limiter", "few");
   const ask = (path, ms) => load({ gates: local.gates.slice(0, 1), clients: 2, perSecond: 20, ms, request: () => ({ path, key }) });
   await ask("/gate/api/leased", 2_000);
   out.add("TENANT");
   const closed = await ask("/gate/api/leased", 7_000);
   const open = await ask("/gate/api/open", 1_000);
+  const frail = await ask("/gate/api/frail", 1_000);
+  const check = async (more) => {
+    const answer = await fetch(`${local.gates[0]}/v1/check`, { method: "POST", headers: { "X-API-Key": key, Connection: "close" }, body: JSON.stringify({ meter: "leased_calls", ...more }) });
+    const { allowed, checks: [{ code, observed }] } = await answer.json();
+    return [allowed, code, observed];
+  };
+  const checked = [await check(), await check({ feature: "frail" })];
   out.delete("TENANT");
   const again = await ask("/gate/api/leased", 1_000);
   const byLease = closed.filter(({ head }) => head.includes("tier=lease"));
@@ -99,6 +107,7 @@ test("The limiter cannot be reached: live leases are spent, then a route fails a
   assert.ok(byLease.length > 0, "no lease was spent");
   assert.ok(denied.length > 0 && denied.every(({ status, body }) => status === 503 && body.includes('"code":"limiter_unavailable"')), JSON.stringify(denied[0]));
   assert.ok(byLease.at(-1).sent < denied.at(-1).sent && closed.at(-1).status === 503, "leases end");
-  assert.deepEqual(Object.keys(statuses(open)), ["200"]);
+  assert.deepEqual([Object.keys(statuses(open)), Object.keys(statuses(frail))], [["200"], ["200"]]);
+  assert.deepEqual(checked, [[false, "limiter_unavailable", undefined], [true, undefined, "limiter_unavailable"]]);
   assert.ok(again.some(({ status }) => status === 200));
 });
