@@ -154,9 +154,9 @@ pub enum Counted {
 /// The words that a count is reported under: in which minute, with which key, as what.
 type Label = Latest<(u64, KeyId, Counted), Arc<str>>;
 
-/// What an answer to a refusal says (its body, what is left, its other headers), as far as it is the same for this code, this limit
-/// and this many seconds until asking again may help.
-pub type Said = Latest<(Code, Option<Slot>, Option<u64>), (Box<str>, Box<str>, Rc<str>)>;
+/// What an answer to a refusal says (its body, what is left, its other headers), as far as it is the same for this code, this limit,
+/// this many seconds until asking again may help, and this many units that are left.
+pub type Said = Latest<(Code, Option<Slot>, Option<u64>, u64), (Box<str>, Box<str>, Rc<str>)>;
 
 /// What the door is told to let a request pass, up to the first word that is another one each time: the same for requests with the
 /// same text, and for the same [`Resident::version`].

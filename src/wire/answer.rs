@@ -110,8 +110,12 @@ impl Voice {
     ) -> Verdict {
         let retry_s = retry_after_s(reason, asked.now);
         let mut said = standpoint.way(asked.now).map(|(way, _)| std::mem::take(&mut way.said)).unwrap_or_default();
-        let kind = (reason.code, reason.limit.as_ref().map(|(shown, _)| shown.slot), retry_s);
-        let (body, left, head) = said.of(kind, || self.said(standpoint, reason, retry_s));
+        let slot = reason.limit.as_ref().map(|(shown, _)| shown.slot);
+        // Who asks for less may still have that much.
+        let cost = standpoint.route.map_or(0, |route| route.cost);
+        let remaining = slot.map_or(0, |slot| standpoint.resident.limits.remaining(slot).min(cost.saturating_sub(1)));
+        let kind = (reason.code, slot, retry_s, remaining);
+        let (body, left, head) = said.of(kind, || self.said(standpoint, reason, retry_s, remaining));
         let answer = verdict.begin_answer();
         answer.reserve(body.len() + OCCURRENCE);
         answer.push_str(body);
@@ -131,6 +135,7 @@ impl Voice {
         standpoint: &Standpoint<'_, '_>,
         reason: &Reason,
         retry_s: Option<u64>,
+        remaining: u64,
     ) -> (Box<str>, Box<str>, Rc<str>) {
         let Reason { code, feature, limit } = reason;
         let mut problem = Problem::new(&self.base_url, *code);
@@ -147,9 +152,9 @@ impl Voice {
             let Shown { name, tenant, level, quota, .. } = shown;
             let refuser = problem::Limit { name: name.as_str(), tenant: *tenant, level: *level, quota: *quota, cost };
             problem = problem.limited(refuser, retry_s);
-            let spent = told(shown, (0, retry_s));
-            ratelimit::write(Field::Policy, [spent], headers.begin("ratelimit-policy"));
-            ratelimit::write(Field::Limit, [spent], &mut left);
+            let told = told(shown, (remaining, retry_s));
+            ratelimit::write(Field::Policy, [told], headers.begin("ratelimit-policy"));
+            ratelimit::write(Field::Limit, [told], &mut left);
         }
         let body = named(&problem, Some(standpoint.resident)).write_kind(Object::new()).open();
         // All this stays as long as the way does, for each tenant that was refused.

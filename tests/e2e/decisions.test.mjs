@@ -19,6 +19,7 @@ const { local, op, tenant, cold } = await world({
       { method: "GET", path: "/v1/analytics", feature: "analytics" },
       { method: "GET", path: "/v1/watched", feature: "analytics", meter: "calls", mode: "observe" },
       { method: "GET", path: "/v1/beta", feature: "beta", meter: "calls" },
+      { method: "GET", path: "/v1/large", feature: "reports", meter: "calls", cost: 60 },
     ] },
     open: { target: { service: "ECHO" }, hosts: ["open.example.com"], unmatched: "allow", routes: [
       { method: "GET", path: "/v1/analytics", feature: "analytics" },
@@ -81,6 +82,16 @@ test("a refused limit is said as the plan of now says it, however often it was r
   await op("PUT", `/tenants/${id}/subscription`, { plan: "tighter" });
   await until("a warm gate says what the new plan says", async () => (await get(gate, "/v1/reports", api_key)).json.current_plan === "Tighter", 12_000);
   for (let times = 0; times < 50; times += 1) refusal(await get(gate, "/v1/reports", api_key), "Tighter", "Langsamer, später 🐢", 3);
+});
+
+test("a large cost that is refused is told what is left for smaller ones", async () => {
+  await op("POST", "/plans/hundred/versions", { title: "Hundred", features: { reports: true }, limits: { calls: { meter: "calls", rate: { units: 1, per_ms: 600_000, burst: 100 } } } });
+  const { api_key } = await tenant("hundred");
+  assert.equal((await get(warm, "/v1/large", api_key)).status, 200);
+  for (let times = 0; times < 2; times += 1) {
+    const { status, headers, json } = await get(warm, "/v1/large", api_key);
+    assert.deepEqual([status, json.code, json.limit.cost, headers.ratelimit], [429, "rate_limited", 60, `"calls";r=40;t=${json.retry_after}`]);
+  }
 });
 
 test("an override with an end lets it in, and past its end not, with no write between", async () => {
