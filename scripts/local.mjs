@@ -28,7 +28,7 @@ const KEPT_LOG_LINES = 2000;
  * - `services`: service bindings of every gate, `{ BINDING: worker name or function (Request) => Response }`
  * - `watch`: `{ BINDING: (call) => verdict }` for KV, D1 and Durable Object bindings of every gate and object. The function sees
  *   `{ binding, phase, method, detail, message }` before and after each call (`message` to an object); returning a string before
- *   refuses the call with that reason.
+ *   refuses the call with that reason, `{ overloaded: reason }` as an object does that has too much to do.
  *   A worker's name in its place has that worker asked, by POST, which spares workerd the way to this process
  * - `cron`: run the scheduled handler every minute
  * - `onLog`: takes each line that workerd prints; without it the last lines are kept for `logs()`
@@ -218,7 +218,9 @@ class Local {
         judge: typeof judge === "string" ? judge : async (request) => {
           const { Response } = await import("miniflare");
           const refusal = await judge(await request.json());
-          return new Response(typeof refusal === "string" ? refusal : null, { status: typeof refusal === "string" ? 503 : 204 });
+          const overloaded = refusal?.overloaded;
+          const reason = overloaded ?? (typeof refusal === "string" ? refusal : undefined);
+          return new Response(reason ?? null, { status: reason === undefined ? 204 : overloaded === undefined ? 503 : 529 });
         },
       },
     }));
@@ -333,7 +335,7 @@ function processes(only) {
 const WATCHED = (binding, kind) => `
 const ask = async (judge, phase, method, detail, message) => {
   const answer = await judge.fetch("http://judge/", { method: "POST", body: JSON.stringify({ binding: ${JSON.stringify(binding)}, phase, method, detail, message }) });
-  if (answer.status === 503) throw new Error(await answer.text());
+  if (answer.status >= 500) throw Object.assign(new Error(await answer.text()), { overloaded: answer.status === 529 });
 };
 const watch = async (judge, method, detail, call, message) => {
   await ask(judge, "before", method, detail, message);

@@ -204,7 +204,12 @@ pub fn assess(
             refuse(&mut findings, slot, limit_code(code), Some(retry_after_ms));
             Assessed { findings, ..decided }
         }
+        Admission::Ask if resident.breaker.holds(now) => {
+            undecided(&mut findings);
+            Assessed { findings, ..decided }
+        }
         Admission::Ask => {
+            resident.breaker.asks(now);
             let events = ways.iter().enumerate().filter_map(|(at, way)| event(resident, way, id, at, caller, now));
             let events: Vec<_> = events.collect();
             let reversals = events.iter().map(outbox::Event::reversed).collect();
@@ -239,10 +244,7 @@ pub fn conclude(
         }
         Verdict::Unknown => {
             resident.limits.forsake(id, reversals, now);
-            for finding in findings.iter_mut() {
-                finding.refuse(Code::LimiterUnavailable, None);
-                finding.observes |= finding.fail == Fail::Open;
-            }
+            undecided(findings);
             false
         }
     }
@@ -251,6 +253,14 @@ pub fn conclude(
 fn refuse(findings: &mut [Finding], slot: Slot, code: Code, retry_after_ms: Option<u64>) {
     for finding in findings.iter_mut().filter(|finding| finding.slots.contains(&slot)) {
         finding.refuse(code, retry_after_ms);
+    }
+}
+
+/// The limiter could not be asked, or did not answer.
+fn undecided(findings: &mut [Finding]) {
+    for finding in findings {
+        finding.refuse(Code::LimiterUnavailable, None);
+        finding.observes |= finding.fail == Fail::Open;
     }
 }
 

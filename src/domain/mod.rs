@@ -5,6 +5,7 @@
 
 pub mod api_key;
 pub mod audit;
+pub mod breaker;
 pub mod cache;
 pub mod catalog;
 pub mod check;

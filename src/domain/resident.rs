@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::api_key::{KeyHash, Mode};
+use super::breaker::Breaker;
 use super::catalog::{Catalog, Charge, Recording};
 use super::decision::{self, Code};
 use super::document::Document;
@@ -61,6 +62,8 @@ pub struct Resident {
     ways: Vec<(WayKey, Way)>,
     /// What may be spent, and what must be reported.
     pub limits: Isolate,
+    /// Whether its limiter may be asked.
+    pub breaker: Breaker,
     /// Counts those who stayed behind a reply to tell the limiter what becomes due: the last one is to, and the others may go.
     pub turn: u64,
 }
@@ -223,6 +226,7 @@ impl Resident {
             catalog: 0,
             ways: Vec::new(),
             limits: Isolate::new(me),
+            breaker: Breaker::default(),
             turn: 0,
         };
         resident.limits.has_read(resident.document.serial);

@@ -35,6 +35,7 @@ use crate::domain::tally::{self, Behind};
 use crate::domain::time::UnixMillis;
 use crate::wire::answer::{Asked, Passed};
 use crate::wire::json;
+use crate::wire::kept::Kept;
 use crate::wire::object::LimitAnswer;
 use crate::wire::verdict::{Release, Verdict};
 
@@ -145,7 +146,6 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<
                 let reply = match answer {
                     Some(Ok(answer)) => Some(learn(config, tenant, answer, now)),
                     Some(Err(error)) => {
-                        console_error!("limiter of {tenant}: {error}");
                         // An object with too much to do is not helped by being asked again.
                         overloaded |= error.overloaded;
                         None
@@ -222,7 +222,7 @@ pub(crate) async fn insist(
     let message = Message::to_limiter(tenant, Box::new(call));
     let first = std::pin::pin!(ask_limiter(env, config, &message));
     // One timer at a time: most answers come before the first one rings.
-    match select(first, after(RESEND_MS)).await {
+    let answer = match select(first, after(RESEND_MS)).await {
         Either::Left((answer, _)) => Some(answer),
         Either::Right(((), first)) => {
             let again = std::pin::pin!(ask_limiter(env, config, &message));
@@ -231,6 +231,24 @@ pub(crate) async fn insist(
                 Either::Right(_) => None,
             }
         }
+    };
+    if let Some(Err(error)) = &answer {
+        heard(tenant, error);
+    }
+    answer
+}
+
+/// Logs what a limiter could not be asked for, and spares one that has too much to do.
+fn heard(tenant: TenantId, error: &Unreachable) {
+    console_error!("limiter of {tenant}: {error}");
+    if error.overloaded {
+        isolate::with(|isolate| {
+            #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as random as the others")]
+            let random = isolate.op_id().0 as u64;
+            if let Some(resident) = isolate.gate.resident(tenant) {
+                resident.breaker.overloaded(random, clock());
+            }
+        });
     }
 }
 
@@ -301,6 +319,10 @@ fn pass(isolate: &mut isolate::Isolate, head: &Head, now: UnixMillis) -> Next {
             let tag = tag(tenant, &standpoint);
             // Who names what it asks gets the same event when it asks again, so that must not have been taken back.
             let reversals = events.iter().filter(|_| !named).map(Event::reversed).collect();
+            if standpoint.resident.breaker.holds(now) {
+                return Next::Done(undecided(config, &mut standpoint, kept, asked).1);
+            }
+            standpoint.resident.breaker.asks(now);
             let Some((way, limits)) = standpoint.way(now) else {
                 return Next::Done(config.voice.refusal(&Refused::new(Code::Internal), asked, verdict).into_text());
             };
@@ -407,19 +429,21 @@ fn conclude(
             let reason = Reason { limit, ..Reason::new(code) };
             (Came::Refused, config.voice.refuse(&mut standpoint, &reason, Tier::Limiter, asked, verdict).into_text())
         }
-        Limited::Unknown => {
-            let code = Code::LimiterUnavailable;
-            if observes || standpoint.fail() == Fail::Open {
-                tally::observed(&mut standpoint, code, asked.id, now);
-                let passed = Passed::despite(code, Tier::Isolate);
-                let text = config.voice.pass(&mut standpoint, kept, passed, asked, verdict).into_text();
-                return (Came::Passed, text);
-            }
-            tally::refused(&mut standpoint, code, asked.id, now);
-            let reason = Reason::new(code);
-            (Came::Unknown, config.voice.refuse(&mut standpoint, &reason, Tier::Isolate, asked, verdict).into_text())
-        }
+        Limited::Unknown => undecided(config, &mut standpoint, kept, asked),
     }
+}
+
+/// A request about which the limiter could not be asked, or did not answer.
+fn undecided(config: &Config, standpoint: &mut Standpoint<'_, '_>, kept: &mut Kept, asked: Asked) -> (Came, String) {
+    let code = Code::LimiterUnavailable;
+    if standpoint.enforcement() == Mode::Observe || standpoint.fail() == Fail::Open {
+        tally::observed(standpoint, code, asked.id, asked.now);
+        let passed = Passed::despite(code, Tier::Isolate);
+        return (Came::Passed, config.voice.pass(standpoint, kept, passed, asked, Verdict::default()).into_text());
+    }
+    tally::refused(standpoint, code, asked.id, asked.now);
+    let reason = Reason::new(code);
+    (Came::Unknown, config.voice.refuse(standpoint, &reason, Tier::Isolate, asked, Verdict::default()).into_text())
 }
 
 /// How the limit with this key is shown to clients.
@@ -445,6 +469,7 @@ pub(crate) fn learn(config: &Config, tenant: TenantId, answer: LimitAnswer, now:
         if let Some(resident) = isolate.gate.resident(tenant) {
             resident.hear(answer.reply.rev.tenant, now);
             resident.limits.answered(&answer.reply, now);
+            resident.breaker.answered();
         }
     });
     answer.reply
@@ -558,12 +583,12 @@ async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
         while let Some(call) = due(tenant, clock()) {
             match ask_limiter(env, config, &Message::to_limiter(tenant, Box::new(call))).await {
                 Ok(answer) => drop(learn(config, tenant, answer, clock())),
-                Err(error) => console_error!("limiter of {tenant}: {error}"),
+                Err(error) => heard(tenant, &error),
             }
         }
         let wakes = isolate::with(|isolate| {
             let resident = isolate.gate.resident(tenant).filter(|resident| resident.turn == turn)?;
-            resident.limits.wakes_at()
+            Some(resident.limits.wakes_at()?.max(resident.breaker.until()))
         });
         let Some(wakes) = wakes.flatten().filter(|wakes| *wakes < until) else { break };
         after(wakes.since(clock()).clamp(20, 5_000)).await;
@@ -573,8 +598,10 @@ async fn tend(env: &Env, config: &Config, tenant: TenantId, now: UnixMillis) {
 /// What is due to the limiter now.
 fn due(tenant: TenantId, now: UnixMillis) -> Option<Call> {
     isolate::with(|isolate| {
-        let limits = &mut isolate.gate.resident(tenant)?.limits;
-        limits.undo(now).or_else(|| limits.renew(now))
+        let resident = isolate.gate.resident(tenant).filter(|resident| !resident.breaker.holds(now))?;
+        let call = resident.limits.undo(now).or_else(|| resident.limits.renew(now))?;
+        resident.breaker.asks(now);
+        Some(call)
     })
     .flatten()
 }
@@ -617,8 +644,12 @@ async fn conclude_exact(handle: &str, said: &str, env: &Env, commit: Option<bool
                     None => {}
                 }
             }
-            Err(error) if error.overloaded => break,
-            Err(error) => console_error!("recording for {tenant}: {error}"),
+            Err(error) => {
+                heard(tenant, &error);
+                if error.overloaded {
+                    break;
+                }
+            }
         }
     }
     // A reservation that could not be given back lapses by itself; the client need not suffer for it.

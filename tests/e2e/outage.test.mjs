@@ -2,17 +2,17 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { figures, size, worker } from "./harness.mjs";
+import { figures, size, until, worker } from "./harness.mjs";
 import { load, sleep, statuses } from "./load.mjs";
 import { PLENTY, disagreement, drained, exact, leased, ledger, meters, published, publisher, rate, sum } from "./metered.mjs";
 
-/** What is out just now, by binding. */
-const out = new Set();
+/** What is out just now, by binding; and what has too much to do. */
+const out = new Set(), overloaded = new Set();
 const refused = {};
 const refuse = (binding) => ({ phase, method }) => {
-  if (phase !== "before" || !out.has(binding)) return undefined;
+  if (phase !== "before" || !(out.has(binding) || overloaded.has(binding))) return undefined;
   refused[binding] = (refused[binding] ?? 0) + 1;
-  return `${binding} is out (${method})`;
+  return out.has(binding) ? `${binding} is out (${method})` : { overloaded: `${binding} has too much to do (${method})` };
 };
 const BINDINGS = ["SHARD_GLOBAL_1", "DOCUMENTS", "TENANT"];
 const local = await worker({ gates: 2, watch: Object.fromEntries(BINDINGS.map((binding) => [binding, refuse(binding)])) });
@@ -110,4 +110,21 @@ test("The limiter cannot be reached: live leases are spent, then a route fails a
   assert.deepEqual([Object.keys(statuses(open)), Object.keys(statuses(frail))], [["200"], ["200"]]);
   assert.deepEqual(checked, [[false, "limiter_unavailable", undefined], [true, undefined, "limiter_unavailable"]]);
   assert.ok(again.some(({ status }) => status === 200));
+});
+
+test("The limiter has too much to do: nobody asks it for a while, a longer one each time, and then one", async () => {
+  const { api_key: key, id } = await made.tenant("overloaded", "few");
+  const ask = (ms, more) => load({ gates: local.gates.slice(0, 1), clients: 8, perSecond: 100, ms, request: () => ({ path: "/gate/api/leased", key }), ...more });
+  overloaded.add("TENANT");
+  const before = refused.TENANT ?? 0;
+  const during = await ask(5_000);
+  const asked = refused.TENANT - before;
+  overloaded.delete("TENANT");
+  const recovered = await until("the limiter is asked again", async () => (await ask(100)).some(({ status }) => status === 200), 7_000);
+  figures({ "outage: limiter overloaded": { requests: statuses(during), times_asked: asked } });
+  assert.deepEqual(Object.keys(statuses(during)), ["503"]);
+  assert.ok(during.every(({ head, body }) => /\nretry-after: 1\r?\n/i.test(head) && body.includes('"code":"limiter_unavailable"')), during[0].head);
+  // Eight clients that ask at once before anybody knows; then after 100 to 200 ms, 200 to 400, 400 to 800, 800 to 1600, 1.6 to 3.2 s.
+  assert.ok(asked >= 3 && asked <= 8 + 6 && during.length >= 200, `${asked} times for ${during.length} requests`);
+  assert.ok(recovered);
 });
