@@ -1,14 +1,16 @@
-//! Sparing a limiter that has too much to do.
+//! Sparing a limiter that has too much to do, or does not answer.
 //!
-//! Invariant: after it said so nobody asks it for a while, a longer one each time; then one asks, and all others wait for what that
-//! one hears.
+//! Invariant: from then on nobody asks it for a while, a longer one each time; then one asks, and all others wait for what that one
+//! hears.
 
 use super::time::UnixMillis;
 
 /// How long nobody asks after the first time.
 const FIRST_MS: u64 = 200;
-/// The same at most.
-const MOST_MS: u64 = 5_000;
+/// The same at most: one that has recovered is not left alone for long, and one question in a second or two harms none.
+const MOST_MS: u64 = 2_000;
+/// How many requests in a row may get no answer, however often they ask: a busy machine is slow at times.
+const UNANSWERED: u32 = 4;
 /// For how long the others wait for the one that asks: longer than a request does.
 const PROBE_MS: u64 = 1_000;
 
@@ -18,6 +20,7 @@ pub struct Breaker {
     failures: u32,
     until: UnixMillis,
     probes: bool,
+    unanswered: u32,
 }
 
 impl Breaker {
@@ -50,8 +53,16 @@ impl Breaker {
         }
         let while_ms = FIRST_MS.saturating_mul(1 << self.failures.min(16)).min(MOST_MS);
         let half = while_ms / 2;
-        *self =
-            Self { failures: self.failures.saturating_add(1), until: now.plus(half + random % half), probes: false };
+        let until = now.plus(half + random % half);
+        *self = Self { failures: self.failures.saturating_add(1), until, probes: false, ..*self };
+    }
+
+    /// A request got no answer, as often as it asked.
+    pub fn unanswered(&mut self, random: u64, now: UnixMillis) {
+        self.unanswered = self.unanswered.saturating_add(1);
+        if self.unanswered >= UNANSWERED {
+            self.overloaded(random, now);
+        }
     }
 
     /// The limiter answered.
@@ -100,6 +111,27 @@ mod tests {
             breaker.overloaded(0, NOW);
         }
         assert_eq!(breaker.until(), NOW.plus(FIRST_MS / 2));
+    }
+
+    #[test]
+    fn silence_counts_when_nothing_else_was_heard_for_a_while() {
+        let mut breaker = Breaker::default();
+        for _ in 0..10 {
+            for _ in 1..UNANSWERED {
+                breaker.unanswered(0, NOW);
+            }
+            assert!(!breaker.holds(NOW));
+            breaker.answered();
+        }
+        for _ in 0..UNANSWERED {
+            breaker.unanswered(0, NOW);
+        }
+        assert!(breaker.holds(NOW));
+        // The one that asks next need not be unanswered four times.
+        let then = breaker.until();
+        breaker.asks(then);
+        breaker.unanswered(0, then);
+        assert_eq!(breaker.until(), then.plus(FIRST_MS));
     }
 
     proptest! {

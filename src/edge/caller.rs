@@ -12,6 +12,7 @@ use super::gate::{self, clock};
 use super::isolate::{self, Isolate};
 use super::object::{answered, ask_tenant};
 use crate::domain::api_key::Mode;
+use crate::domain::breaker::Breaker;
 use crate::domain::catalog::Catalog;
 use crate::domain::check::{self, Check, Finding, Pending};
 use crate::domain::decision::{Code, Tier};
@@ -300,6 +301,9 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
         })
         .await?;
         if was_said || tries >= most {
+            if !was_said {
+                gate::spare(tenant, Breaker::unanswered);
+            }
             return Ok(answer);
         }
     }

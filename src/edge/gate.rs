@@ -23,6 +23,7 @@ use super::door::{self, behind, behind_refusal, instant};
 use super::isolate;
 use super::object::{Message, Unreachable, ask_limiter};
 use super::promise::{all, promise};
+use crate::domain::breaker::Breaker;
 use crate::domain::catalog::{Charge, Recording};
 use crate::domain::decision::{Code, Fail, Mode, Tier};
 use crate::domain::document::DocumentKey;
@@ -161,15 +162,18 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<
                 }
                 if came != Came::Refused {
                     forsaken.push(id);
-                    if came == Came::Passed {
-                        return Ok(text);
-                    }
-                    if !overloaded && forsaken.len() < tries {
+                    if came == Came::Unknown && !overloaded && forsaken.len() < tries {
                         if reply.is_some() {
                             // By its clock the window is over, and by this one not yet.
                             after(CLOCKS_MS).await;
                         }
                         continue;
+                    }
+                    if reply.is_none() {
+                        spare(tenant, Breaker::unanswered);
+                    }
+                    if came == Came::Passed {
+                        return Ok(text);
                     }
                 }
                 return Ok(forsake(tenant, forsaken, &reversals, text, now));
@@ -242,14 +246,19 @@ pub(crate) async fn insist(
 fn heard(tenant: TenantId, error: &Unreachable) {
     console_error!("limiter of {tenant}: {error}");
     if error.overloaded {
-        isolate::with(|isolate| {
-            #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as random as the others")]
-            let random = isolate.op_id().0 as u64;
-            if let Some(resident) = isolate.gate.resident(tenant) {
-                resident.breaker.overloaded(random, clock());
-            }
-        });
+        spare(tenant, Breaker::overloaded);
     }
+}
+
+/// Spares a limiter.
+pub(crate) fn spare(tenant: TenantId, why: fn(&mut Breaker, u64, UnixMillis)) {
+    isolate::with(|isolate| {
+        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as random as the others")]
+        let random = isolate.op_id().0 as u64;
+        if let Some(resident) = isolate.gate.resident(tenant) {
+            why(&mut resident.breaker, random, clock());
+        }
+    });
 }
 
 fn after(ms: u64) -> Delay {
