@@ -301,7 +301,7 @@ pub(crate) async fn check(call: Call) -> Result<Answer, Failure> {
         })
         .await?;
         if was_said || tries >= most {
-            if !was_said {
+            if reply.is_none() {
                 gate::spare(tenant, Breaker::unanswered);
             }
             return Ok(answer);

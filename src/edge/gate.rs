@@ -69,7 +69,7 @@ pub fn gate(head: String, idempotency_key: String, preflight: bool, unseen: bool
     promise(async move {
         let config = isolate::ready(&env)?;
         let head = Head { text: head, preflight, unseen, idempotency_key, id: isolate::request_id(now)?, now };
-        Ok(Some(decide(&env, &config, &head).await?))
+        Ok(Some(decide(&env, &config, &head).await))
     })
 }
 
@@ -120,24 +120,42 @@ struct Handle {
     call: Box<Call>,
 }
 
-async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<String> {
-    // Ops that were sent for this request and not acted on.
-    let mut forsaken = Vec::new();
+/// What was sent to a limiter for a request and not acted on, and what takes its use back.
+#[derive(Default)]
+struct Forsaken {
+    tenant: Option<TenantId>,
+    ops: Vec<OpId>,
+    reversals: Vec<Event>,
+}
+
+async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> String {
+    let mut forsaken = Forsaken::default();
+    let text = settle_on(env, config, head, &mut forsaken).await;
+    forsake(forsaken, text, clock())
+}
+
+/// The verdict. However it was come to, what is forsaken is to be undone behind it.
+async fn settle_on(env: &Env, config: &Arc<Config>, head: &Head, forsaken: &mut Forsaken) -> String {
     let mut overloaded = false;
     for _ in 0..WALKS {
         let now = clock().max(head.now);
         let Some(next) = isolate::with(|isolate| pass(isolate, head, now)) else { break };
         match next {
-            Next::Done(text) | Next::Forward(text) => return Ok(text),
+            Next::Done(text) => return text,
+            Next::Forward(text) => {
+                // Its use is recorded beside the origin's work: it is the same event.
+                forsaken.reversals.clear();
+                return text;
+            }
             Next::Read(keys) => {
                 let for_catalog = keys.contains(&DocumentKey::Catalog);
                 if let Some(code) = read_all(env, config, head, keys, now).await {
                     // Without a catalog nobody knows the gate's hostnames; what the API itself serves is known all the same.
-                    return Ok(if for_catalog && api::knows(head.request(now).url) {
+                    return if for_catalog && api::knows(head.request(now).url) {
                         "api".to_owned()
                     } else {
                         open(head, code, now).unwrap_or_else(|| refuse(config, code, head.id, now))
-                    });
+                    };
                 }
             }
             Next::Ask(question) => {
@@ -156,31 +174,33 @@ async fn decide(env: &Env, config: &Arc<Config>, head: &Head) -> worker::Result<
                 let conclusion =
                     isolate::with(|isolate| conclude(isolate, head, ticket, id, settle, reply.as_ref(), now));
                 let Some((came, text)) = conclusion else { break };
-                if came == Came::Admitted {
+                match came {
+                    Came::Refused => {}
                     // The use stays recorded: it is the same event, whichever op recorded it.
-                    return Ok(forsake(tenant, forsaken, &[], text, now));
-                }
-                if came != Came::Refused {
-                    forsaken.push(id);
-                    if came == Came::Unknown && !overloaded && forsaken.len() < tries {
-                        if reply.is_some() {
-                            // By its clock the window is over, and by this one not yet.
-                            after(CLOCKS_MS).await;
+                    Came::Admitted => forsaken.reversals.clear(),
+                    // What was asked for may yet be admitted: then that is its use.
+                    Came::Passed => forsaken.ops.clear(),
+                    Came::Unknown => {
+                        *forsaken =
+                            Forsaken { tenant: Some(tenant), reversals, ops: std::mem::take(&mut forsaken.ops) };
+                        forsaken.ops.push(id);
+                        if !overloaded && forsaken.ops.len() < tries {
+                            if reply.is_some() {
+                                // By its clock the window is over, and by this one not yet.
+                                after(CLOCKS_MS).await;
+                            }
+                            continue;
                         }
-                        continue;
-                    }
-                    if reply.is_none() {
-                        spare(tenant, Breaker::unanswered);
-                    }
-                    if came == Came::Passed {
-                        return Ok(text);
                     }
                 }
-                return Ok(forsake(tenant, forsaken, &reversals, text, now));
+                if reply.is_none() {
+                    spare(tenant, Breaker::unanswered);
+                }
+                return text;
             }
         }
     }
-    Ok(refuse(config, Code::Unavailable, head.id, clock()))
+    refuse(config, Code::Unavailable, head.id, clock())
 }
 
 /// How often the limiter is asked for one request.
@@ -198,16 +218,16 @@ fn open(head: &Head, code: Code, now: UnixMillis) -> Option<String> {
 }
 
 /// Has ops undone behind the reply, which is `text`.
-fn forsake(tenant: TenantId, ops: Vec<OpId>, reversals: &[Event], text: String, now: UnixMillis) -> String {
+fn forsake(Forsaken { tenant, ops, reversals }: Forsaken, text: String, now: UnixMillis) -> String {
     if ops.is_empty() {
         return text;
     }
     let behind = isolate::with(|isolate| {
-        let resident = isolate.gate.resident(tenant)?;
+        let resident = isolate.gate.resident(tenant?)?;
         for id in ops {
-            resident.limits.forsake(id, reversals.to_vec(), now);
+            resident.limits.forsake(id, reversals.clone(), now);
         }
-        isolate.gate.behind(tenant, now)
+        isolate.gate.behind(tenant?, now)
     });
     match behind.flatten() {
         Some(behind) => Verdict::also(&text, &behind.to_string()),

@@ -11,10 +11,13 @@ let holdBack = 0;
 let asleepUntil = 0;
 /** How many calls found their object asleep. */
 let woke = 0;
+/** Until when messages that take something back are held back: a promise. */
+let undone;
 /** From when on the first message of an op is lost: the ops that were sent since. */
 let sent;
 const TENANT = ({ phase, method, message }) => {
   if (method !== "call") return undefined;
+  if (undone && phase === "before" && JSON.parse(message).ask.limit?.op?.void) return undone;
   const op = sent && phase === "before" ? JSON.parse(message).ask.limit?.op?.take?.id : undefined;
   if (op !== undefined && sent.push(op) === 1) return new Promise(() => {});
   if (phase === "before" && Date.now() < asleepUntil) woke += 1;
@@ -45,6 +48,25 @@ test("What was admitted too late is refused, and taken back: a reversal in the l
   assert.deepEqual(disagreement(books), []);
   assert.equal((await usage(local, key)).totals.find(({ meter }) => meter === "exact_calls").quantity, 1);
   assert.equal((await ask(key, "exact", "POST")).status, 200);
+});
+
+test("It is taken back too where the limiter is spared meanwhile, and the request does not ask it again", async () => {
+  const { api_key: key, id } = await made.tenant("spared", "exact");
+  assert.equal((await ask(key, "exact", "POST")).status, 200);
+  let release;
+  undone = new Promise((resolve) => { release = resolve; });
+  holdBack = 1_000;
+  const four = await Promise.all(Array.from({ length: 4 }, () => ask(key, "exact", "POST")));
+  await sleep(1_600); // 200 ms in which nobody asks, and a second for what was to be taken back, which asks first and hears nothing
+  const probing = await ask(key, "exact", "POST");
+  assert.deepEqual([...four, probing].map(({ status }) => status), Array(5).fill(503));
+  holdBack = 0;
+  undone = undefined;
+  release();
+  const entries = async () => (await ledger(local, id)).entries;
+  await until("all five uses were recorded, and reversed", async () => (await entries()).filter(({ reverses }) => reverses !== null).length === 5, 30_000);
+  assert.deepEqual(disagreement(await ledger(local, id)), []);
+  assert.equal((await usage(local, key)).totals.find(({ meter }) => meter === "exact_calls").quantity, 1);
 });
 
 test("A message that is lost is sent again, as the same one", async () => {
